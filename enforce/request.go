@@ -1,0 +1,70 @@
+package enforce
+
+import (
+	"encoding/json"
+
+	"sallyport/policy"
+)
+
+// Image, Evidence and their parts are the policy room's; named here so that a caller needs one import.
+type (
+	Image    = policy.Image
+	Evidence = policy.Evidence
+	Bundle   = policy.Bundle
+	Simple   = policy.Simple
+	Pod      = policy.Pod
+)
+
+// PullRequest asks to copy exactly Image.Instance into the store.
+type PullRequest struct {
+	Namespace string // of the pod that wants it; "" is judged by the node policy alone
+	Image     Image
+	Evidence  Evidence
+}
+
+// PodRequest asks to make a pod's namespaces and cgroup.
+type PodRequest struct {
+	Pod      Pod
+	PodID    string
+	Config   string // the pod's configuration, remembered as judged
+	InitHash string // sha256 of sallyport-init where the pod shares a PID namespace
+	Spec     string // OCI spec of the pod's first process; "" where there is none
+}
+
+// RunRequest asks to make one container (app, init, ephemeral) from one image.
+type RunRequest struct {
+	Pod       Pod
+	PodID     string
+	Container policy.Container
+	Image     Image
+	Evidence  Evidence
+	Spec      string // final OCI runtime spec: the bytes that the runtime will read
+	Config    string // the container's configuration, remembered as judged
+	Resolved  []Mount
+}
+
+// Mount says what a mount of the spec really is: the spec itself names only a fixed place in the
+// runtime bundle.
+type Mount struct {
+	Destination string `json:"destination"` // in the container
+	Source      string `json:"source"`      // resolved path on the host, read from the opened descriptor
+	Kind        string `json:"kind"`        // host, file (ours: hosts, resolv.conf, hostname), shm, image
+	ReadOnly    bool   `json:"readOnly"`
+	Propagation string `json:"propagation"` // private, slave, shared
+}
+
+// UpdateRequest asks to change the resources of a live container.
+type UpdateRequest struct {
+	Pod       Pod
+	Container policy.Container
+	Resources json.RawMessage // OCI LinuxResources wanted
+}
+
+// ExecRequest asks to run a command in a live container.
+type ExecRequest struct {
+	Pod       Pod
+	PodID     string
+	Container policy.Container
+	Exec      policy.Exec
+	Process   string // OCI process JSON, byte for byte what the runtime will read
+}
