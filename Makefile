@@ -1,0 +1,46 @@
+# make demo, make test; everything else: make help
+SHELL    := /bin/bash
+TAGS     := containers_image_openpgp exclude_graphdriver_btrfs
+export GOFLAGS := -tags=containers_image_openpgp,exclude_graphdriver_btrfs -buildvcs=false
+export GOTOOLCHAIN := local
+export SALLYPORT_DEPS ?= $(CURDIR)/.deps
+LDFLAGS  := -s -w
+TIME     ?= 10s
+PKG      ?= ./...
+
+.PHONY: help build deps test demo bench fuzz mutants generate lint clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+build: ## build the daemon, the operator CLI and the helper into bin/
+	go build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/sallyportd ./cmd/sallyport
+	CGO_ENABLED=0 go build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/sallyport-init
+
+deps: ## install Debian packages and build runc, CNI plugins and the test registry into .deps/
+	@test/deps.sh
+
+test: deps build lint ## all tests; as root none may be skipped for want of root or a component
+	SALLYPORT_REQUIRE_ROOT=$$([ $$(id -u) = 0 ] && echo 1) go test -timeout 20m $(PKG)
+
+lint: ## gofmt and go vet
+	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "gofmt: $$out"; exit 1; }
+	go vet ./...
+
+demo: deps build ## show the product on this machine; leaves nothing behind
+	go build -o bin/ ./test/demo && bin/demo -bin bin -deps $(SALLYPORT_DEPS)
+
+bench: deps build ## measure; prints JSON
+	@go build -o bin/ ./test/bench && bin/bench -bin bin -deps $(SALLYPORT_DEPS)
+
+fuzz: ## run each fuzz target for TIME (default 10s)
+	@go run ./test/fuzzall -time $(TIME)
+
+mutants: deps ## take out each guard of security/guards.txt; each must turn a test red
+	@SALLYPORT_REQUIRE_ROOT=1 go run ./test/mutants
+
+generate: ## write the generated docs and files anew
+	go generate ./...
+
+clean: ## remove what was built
+	rm -rf bin .deps

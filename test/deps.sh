@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Installs what Sallyport runs on: Debian packages, and into $SALLYPORT_DEPS runc, the CNI plugins and
+# the test registry, built from their Go modules. Versions are pinned here and nowhere else. Debian's
+# own runc (1.1.5) is exploitable, so it is not used. Does nothing where all is in place.
+set -euo pipefail
+deps=${SALLYPORT_DEPS:-$(cd "$(dirname "$0")/.." && pwd)/.deps}
+runc=v1.5.2 plugins=v1.9.1 registry=v3.1.2
+packages=(gcc pkg-config libseccomp-dev conmon iptables nftables iproute2 busybox-static e2fsprogs strace)
+
+missing=()
+for p in "${packages[@]}"; do
+	dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing+=("$p")
+done
+if ((${#missing[@]})); then
+	[ "$(id -u)" = 0 ] || { echo "deps: need root to install: ${missing[*]}" >&2; exit 1; }
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
+
+mkdir -p "$deps/bin" "$deps/cni/bin"
+# install MODULE VERSION DIR [go install arguments...]: builds into DIR unless that version is there.
+install() {
+	local module=$1 version=$2 dir=$3; shift 3
+	local name; name=$(basename "$module")
+	[ -x "$dir/$name" ] && [ "$(cat "$dir/.$name.version" 2>/dev/null)" = "$version" ] && return
+	echo "deps: building $name $version"
+	GOFLAGS=-buildvcs=false GOBIN=$dir go install -trimpath "$@" "$module@$version"
+	echo "$version" >"$dir/.$name.version"
+}
+CGO_ENABLED=1 install github.com/opencontainers/runc $runc "$deps/bin" -tags seccomp
+CGO_ENABLED=0 install github.com/distribution/distribution/v3/cmd/registry $registry "$deps/bin"
+for p in main/bridge main/loopback ipam/host-local meta/portmap meta/firewall meta/tuning; do
+	CGO_ENABLED=0 install github.com/containernetworking/plugins/plugins/$p $plugins "$deps/cni/bin"
+done
