@@ -1,0 +1,206 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// Problem is one thing that is wrong: which field, what was found, how to fix it.
+type Problem struct {
+	Field string
+	Found string
+	Fix   string
+}
+
+// Error is the problem on one line.
+func (p Problem) Error() string { return p.Field + ": " + p.Found + "; " + p.Fix }
+
+// maxSocket is the longest path that fits a sockaddr_un (unix(7): 108 with the final NUL).
+const maxSocket = 107
+
+// maxHandler is the longest handler name: a RuntimeClass handler is a DNS label (RFC 1123).
+const maxHandler = 63
+
+var handlerName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`)
+
+// check looks at one field; found is "" if all is well.
+type check struct {
+	field string
+	look  func(Config) (found, fix string)
+}
+
+var checks = []check{
+	{"root", func(c Config) (string, string) { return absolute(c.Root) }},
+	{"state", func(c Config) (string, string) { return absolute(c.State) }},
+	{"state", func(c Config) (string, string) { return apart(c.State, c.Root) }},
+	{"cri.socket", func(c Config) (string, string) { return socket(c.CRI.Socket) }},
+	{"cri.slow", func(c Config) (string, string) {
+		if c.CRI.Slow < 0 {
+			return "negative", "use 0 to log none"
+		}
+		return "", ""
+	}},
+	{"admin.socket", func(c Config) (string, string) {
+		if c.Admin.Socket == "" {
+			return "", ""
+		}
+		return socket(c.Admin.Socket)
+	}},
+	{"admin.socket", func(c Config) (string, string) {
+		if c.Admin.Socket == c.CRI.Socket {
+			return "the same as cri.socket", "give each door its own socket"
+		}
+		return "", ""
+	}},
+	{"log.format", func(c Config) (string, string) { return oneOf(c.Log.Format, "text", "json") }},
+	{"log.level", func(c Config) (string, string) { return oneOf(c.Log.Level, "debug", "info", "warn", "error") }},
+	{"policy.dir", func(c Config) (string, string) { return absolute(c.Policy.Dir) }},
+	{"policy.source", func(c Config) (string, string) { return oneOf(c.Policy.Source, "local-unsigned") }},
+	{"runtime.handlers", handlers},
+	{"runtime.default", func(c Config) (string, string) {
+		if _, ok := c.Runtime.Handlers[c.Runtime.Default]; !ok {
+			return fmt.Sprintf("%q is no handler", c.Runtime.Default), fmt.Sprintf("add [runtime.handlers.%s] or name another", c.Runtime.Default)
+		}
+		return "", ""
+	}},
+	{"runtime.conmon", func(c Config) (string, string) { return absoluteOrEmpty(c.Runtime.Conmon) }},
+	{"runtime.init", func(c Config) (string, string) { return absoluteOrEmpty(c.Runtime.Init) }},
+	{"runtime.cgroup_driver", func(c Config) (string, string) { return oneOf(c.Runtime.Cgroups, "cgroupfs") }},
+	{"runtime.cgroup_parent", func(c Config) (string, string) { return absolute(c.Runtime.Parent) }},
+	{"network.conf_dir", func(c Config) (string, string) { return absolute(c.Network.ConfDir) }},
+	{"network.bin_dirs", func(c Config) (string, string) {
+		if len(c.Network.BinDirs) == 0 {
+			return "empty", "name a directory of CNI plugins, for example /opt/cni/bin"
+		}
+		for _, d := range c.Network.BinDirs {
+			if found, fix := absolute(d); found != "" {
+				return found, fix
+			}
+		}
+		return "", ""
+	}},
+	{"image.registries_conf", func(c Config) (string, string) { return absoluteOrEmpty(c.Image.RegistriesConf) }},
+	{"image.auth_file", func(c Config) (string, string) { return absoluteOrEmpty(c.Image.AuthFile) }},
+	{"limits.pids", func(c Config) (string, string) {
+		if c.Limits.Pids < 0 || c.Limits.Pids > 1<<22 { // PID_MAX_LIMIT of a 64-bit kernel
+			return fmt.Sprint(c.Limits.Pids), "use 0 (no limit) to 4194304"
+		}
+		return "", ""
+	}},
+	{"limits.log_size", func(c Config) (string, string) {
+		if c.Limits.LogSize != 0 && c.Limits.LogSize < 8192 { // conmon's own buffer
+			return fmt.Sprint(c.Limits.LogSize), "use 0 (no limit) or at least 8192 bytes"
+		}
+		return "", ""
+	}},
+	{"timeout", func(c Config) (string, string) {
+		if min(c.Timeout.Create, c.Timeout.Pull, c.Timeout.Network, c.Timeout.Runtime) <= 0 {
+			return "a deadline of zero or less", "give each stage a duration such as \"2m\""
+		}
+		return "", ""
+	}},
+	{"metrics.address", func(c Config) (string, string) {
+		if c.Metrics.Address == "" {
+			return "", ""
+		}
+		if _, _, err := net.SplitHostPort(c.Metrics.Address); err != nil {
+			return fmt.Sprintf("%q", c.Metrics.Address), "write host:port, for example 127.0.0.1:9440"
+		}
+		return "", ""
+	}},
+}
+
+// Check lists what is wrong with c in itself; it looks at nothing but c.
+func Check(c Config) (problems []Problem) {
+	for _, k := range checks {
+		if found, fix := k.look(c); found != "" {
+			problems = append(problems, Problem{k.field, found, fix})
+		}
+	}
+	return problems
+}
+
+// Resolve returns c with every empty program path replaced by the one found, and what this machine
+// lacks. Missing CNI plugins are no problem here: they only make the network not ready.
+func Resolve(c Config) (Config, []Problem) {
+	var problems []Problem
+	program := func(field, path, name string) string {
+		if path == "" {
+			path = name
+		}
+		found, err := exec.LookPath(path)
+		if err != nil {
+			problems = append(problems, Problem{field, fmt.Sprintf("no program %s", path), "install it or set " + field})
+			return path
+		}
+		return found
+	}
+	handlers := make(map[string]Handler, len(c.Runtime.Handlers))
+	for name, h := range c.Runtime.Handlers {
+		h.Path = program("runtime.handlers."+name+".path", h.Path, name)
+		handlers[name] = h
+	}
+	c.Runtime.Handlers = handlers
+	c.Runtime.Conmon = program("runtime.conmon", c.Runtime.Conmon, "conmon")
+	c.Runtime.Init = program("runtime.init", c.InitPath(), "sallyport-init")
+	slices.SortFunc(problems, func(a, b Problem) int { return strings.Compare(a.Field, b.Field) })
+	return c, problems
+}
+
+func handlers(c Config) (found, fix string) {
+	if len(c.Runtime.Handlers) == 0 {
+		return "none", "add [runtime.handlers.runc]"
+	}
+	for name, h := range c.Runtime.Handlers {
+		if len(name) > maxHandler || !handlerName.MatchString(name) {
+			return fmt.Sprintf("handler name %.80q", name), "use lower-case letters, digits and dashes"
+		}
+		if found, fix := absoluteOrEmpty(h.Path); found != "" {
+			return "handler " + name + ": path " + found, fix
+		}
+	}
+	return "", ""
+}
+
+func absolute(path string) (found, fix string) {
+	if !filepath.IsAbs(path) || filepath.Clean(path) != path || path == "/" || strings.ContainsAny(path, "\n\x00") {
+		return fmt.Sprintf("%q", path), "write an absolute path without .. or a final slash"
+	}
+	return "", ""
+}
+
+func absoluteOrEmpty(path string) (found, fix string) {
+	if path == "" {
+		return "", ""
+	}
+	return absolute(path)
+}
+
+// apart refuses one directory inside the other: emptying the volatile one must not touch the other.
+func apart(state, root string) (found, fix string) {
+	sep := string(os.PathSeparator)
+	if strings.HasPrefix(state+sep, root+sep) || strings.HasPrefix(root+sep, state+sep) {
+		return fmt.Sprintf("%q and root %q lie in each other", state, root), "use separate directories"
+	}
+	return "", ""
+}
+
+func socket(path string) (found, fix string) {
+	if len(path) > maxSocket {
+		return fmt.Sprintf("%d bytes long", len(path)), fmt.Sprintf("use a path of at most %d bytes", maxSocket)
+	}
+	return absolute(path)
+}
+
+func oneOf(v string, known ...string) (found, fix string) {
+	if slices.Contains(known, v) {
+		return "", ""
+	}
+	return fmt.Sprintf("%q", v), "use " + strings.Join(known, " or ")
+}

@@ -1,0 +1,166 @@
+// Package config is the daemon's configuration: one struct, strictly decoded from TOML with drop-ins
+// and checked by a list of checks. docs/config.md and packaging/sallyport.toml are generated from the
+// struct's tags, and a test compares them, so text and code cannot part.
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// Path is the configuration file; DropIns is the directory whose *.toml files are read after it, in
+// the order of their names. Neither need exist.
+const (
+	Path    = "/etc/sallyport/sallyport.toml"
+	DropIns = "/etc/sallyport/sallyport.toml.d"
+)
+
+// Config is everything that an operator can set. It is a value: nothing changes it after Load. Only
+// policy and trusted roots are read again while the daemon runs.
+type Config struct {
+	Root    string  `toml:"root" doc:"Directory of what must survive a power cut: images, verification records, audit log."`
+	State   string  `toml:"state" doc:"Directory of what is true only while the kernel runs: pods and containers. Use a tmpfs."`
+	CRI     CRI     `toml:"cri" doc:"The door for the kubelet and crictl."`
+	Admin   Admin   `toml:"admin" doc:"The operator's door."`
+	Log     Log     `toml:"log" doc:"The daemon's own log, on standard error. The audit log is not set here: it cannot be turned off."`
+	Policy  Policy  `toml:"policy" doc:"Where permission comes from. Without a policy everything is denied."`
+	Runtime Runtime `toml:"runtime" doc:"OCI runtimes, monitor and first process."`
+	Network Network `toml:"network" doc:"Pod networks (CNI)."`
+	Image   Image   `toml:"image" doc:"Registries and the image store."`
+	Limits  Limits  `toml:"limits" doc:"Bounds that hold for every container."`
+	Timeout Timeout `toml:"timeout" doc:"Deadlines of each stage; a stage that has none could hang for ever."`
+	Metrics Metrics `toml:"metrics" doc:"Prometheus figures over HTTP."`
+}
+
+// CRI is the gRPC server.
+type CRI struct {
+	Socket string        `toml:"socket" doc:"Unix socket, made with mode 0600."`
+	Slow   time.Duration `toml:"slow" doc:"A call that takes longer is logged. 0 logs none."`
+}
+
+// Admin is the operator's socket.
+type Admin struct {
+	Socket string `toml:"socket" doc:"Unix socket, made with mode 0600. Empty: none."`
+}
+
+// Log is the daemon's own log.
+type Log struct {
+	Format string `toml:"format" doc:"text or json."`
+	Level  string `toml:"level" doc:"debug, info, warn or error."`
+}
+
+// Policy says where policy comes from.
+type Policy struct {
+	Dir    string `toml:"dir" doc:"Directory with node/ and namespaces/<namespace>/."`
+	Source string `toml:"source" doc:"local-unsigned: files as they lie in dir, which stands in Status and in every audit record."`
+}
+
+// Runtime names the programs that containers need.
+type Runtime struct {
+	Default  string             `toml:"default" doc:"Handler for pods that name none."`
+	Handlers map[string]Handler `toml:"handlers" doc:"OCI runtimes by handler name (RuntimeClass)."`
+	Conmon   string             `toml:"conmon" doc:"The monitor beside each container. Empty: looked for in PATH."`
+	Init     string             `toml:"init" doc:"sallyport-init. Empty: /usr/libexec/sallyport/sallyport-init, or beside sallyportd."`
+	Cgroups  string             `toml:"cgroup_driver" doc:"cgroupfs. The kubelet asks for it (RuntimeConfig)."`
+	Parent   string             `toml:"cgroup_parent" doc:"Cgroup of pods that name no parent."`
+}
+
+// Handler is one OCI runtime.
+type Handler struct {
+	Path        string `toml:"path" doc:"The runtime's binary. Empty: looked for in PATH by the handler's name."`
+	AllowUnsafe bool   `toml:"allow_unsafe_version" doc:"Use this runtime although its version is known to be exploitable. Names the risk; do not."`
+}
+
+// Network is the CNI set-up.
+type Network struct {
+	ConfDir string   `toml:"conf_dir" doc:"Directory of CNI configurations; the first by name is used."`
+	BinDirs []string `toml:"bin_dirs" doc:"Directories of CNI plugins."`
+}
+
+// Image is the image store's set-up.
+type Image struct {
+	RegistriesConf string   `toml:"registries_conf" doc:"containers-registries.conf(5): mirrors, blocked and insecure registries. It need not exist."`
+	AuthFile       string   `toml:"auth_file" doc:"containers-auth.json(5) for pulls that bring no credentials. It need not exist."`
+	Pinned         []string `toml:"pinned" doc:"Image names that the kubelet must not collect."`
+}
+
+// Limits are bounds for every container.
+type Limits struct {
+	Pids    int64 `toml:"pids" doc:"Most processes of a container for which the pod sets no other limit. 0: no limit."`
+	LogSize int64 `toml:"log_size" doc:"Most bytes of one container log file before conmon stops it growing; the kubelet rotates long before. 0: no limit."`
+}
+
+// Timeout holds deadlines.
+type Timeout struct {
+	Create  time.Duration `toml:"create" doc:"Making a container, without the pull."`
+	Pull    time.Duration `toml:"pull" doc:"One image pull, all layers."`
+	Network time.Duration `toml:"network" doc:"One CNI ADD or DEL with all plugins."`
+	Runtime time.Duration `toml:"runtime" doc:"One call of the OCI runtime."`
+}
+
+// Metrics is the Prometheus endpoint.
+type Metrics struct {
+	Address string `toml:"address" doc:"host:port to listen on, for example 127.0.0.1:9440. Empty: off."`
+}
+
+// Default is the configuration of a machine without any file.
+func Default() Config {
+	return Config{
+		Root:   "/var/lib/sallyport",
+		State:  "/run/sallyport",
+		CRI:    CRI{Socket: "/run/sallyport/sallyport.sock", Slow: 5 * time.Second},
+		Admin:  Admin{Socket: "/run/sallyport/admin.sock"},
+		Log:    Log{Format: "text", Level: "info"},
+		Policy: Policy{Dir: "/etc/sallyport/policy", Source: "local-unsigned"},
+		Runtime: Runtime{
+			Default:  "runc",
+			Handlers: map[string]Handler{"runc": {}},
+			Cgroups:  "cgroupfs",
+			Parent:   "/sallyport",
+		},
+		Network: Network{ConfDir: "/etc/cni/net.d", BinDirs: []string{"/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni"}},
+		Image:   Image{RegistriesConf: "/etc/containers/registries.conf", AuthFile: "/etc/sallyport/auth.json", Pinned: []string{}},
+		Limits:  Limits{Pids: 4096, LogSize: 1 << 30},
+		Timeout: Timeout{Create: 4 * time.Minute, Pull: 30 * time.Minute, Network: 90 * time.Second, Runtime: 2 * time.Minute},
+	}
+}
+
+// AuditDir is where the audit log lies.
+func (c Config) AuditDir() string { return filepath.Join(c.Root, "audit") }
+
+// ImageRoot is where the image store lies.
+func (c Config) ImageRoot() string { return filepath.Join(c.Root, "image") }
+
+// ImageRun is the image store's volatile directory.
+func (c Config) ImageRun() string { return filepath.Join(c.State, "image") }
+
+// CNICache is libcni's cache, ours alone.
+func (c Config) CNICache() string { return filepath.Join(c.Root, "cni") }
+
+// ControlPaths are what no container may mount: our sockets, state, policy and store.
+func (c Config) ControlPaths() []string {
+	paths := []string{c.Root, c.State, c.CRI.Socket, c.Policy.Dir, filepath.Dir(Path)}
+	if c.Admin.Socket != "" {
+		paths = append(paths, c.Admin.Socket)
+	}
+	return append(paths, c.Image.AuthFile)
+}
+
+// InitPath is the configured sallyport-init, or the first that exists of the packaged place and the
+// daemon's own directory; "" if there is none.
+func (c Config) InitPath() string {
+	if c.Runtime.Init != "" {
+		return c.Runtime.Init
+	}
+	places := []string{"/usr/libexec/sallyport/sallyport-init"}
+	if self, err := os.Executable(); err == nil {
+		places = append(places, filepath.Join(filepath.Dir(self), "sallyport-init"))
+	}
+	for _, p := range places {
+		if st, err := os.Stat(p); err == nil && st.Mode().IsRegular() {
+			return p
+		}
+	}
+	return ""
+}
