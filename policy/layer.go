@@ -127,6 +127,9 @@ func (l *Layer) JudgeImage(ctx context.Context, img Image, ev Evidence, now time
 		for _, h := range f.Hits {
 			v.hits = append(v.hits, Hit{l.Name, h.Rule, h.Msg})
 		}
+		for _, h := range f.Warnings {
+			v.warnings = append(v.warnings, Hit{l.Name, h.Rule, h.Msg})
+		}
 	}
 	if !matched {
 		v.hits = append(v.hits, Hit{l.Name, "no-rule", fmt.Sprintf("no rule in policy.json or requirements.yaml is about %s; add one", img.Name.Repository())})

@@ -156,11 +156,12 @@ type ImageInput struct {
 
 // ImageFinding is what an ImageRule says.
 type ImageFinding struct {
-	Matched bool      // the rule is about this image
-	Rules   []string  // names of the rules that matched
-	Hits    []Hit     // objections; empty and Matched means pass. Layer is filled in by the caller
-	Used    []Claim   // claims that made it pass
-	Until   time.Time // the answer holds until then; zero: no limit
+	Matched  bool      // the rule is about this image
+	Rules    []string  // names of the rules that matched
+	Hits     []Hit     // objections; empty and Matched means pass. Layer is filled in by the caller
+	Warnings []Hit     // objections of rules in mode warn; they do not deny
+	Used     []Claim   // claims that made it pass
+	Until    time.Time // the answer holds until then; zero: no limit
 }
 
 // ActRule judges an act (Rego). A hit denies or, in warn, is reported.

@@ -1,0 +1,335 @@
+package policy
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+)
+
+// signV1 is the predicateType of the statement that cosign v3 signs by default: a signature, not an
+// attestation.
+const signV1 = "https://sigstore.dev/cosign/sign/v1"
+
+// Requirements is a compiled requirements.yaml: who must have signed which images. All policies that
+// match an image must pass (AND), each by one of its authorities (OR). It is immutable and may be
+// used concurrently; the zero value matches no image.
+type Requirements struct {
+	policies []requirement
+	keys     []Key
+}
+
+var _ ImageRule = (*Requirements)(nil)
+
+type requirement struct {
+	name        string
+	globs       []glob
+	authorities []authority
+	warn        bool
+}
+
+// authority is one way to pass: exactly one of static, key and identities is set.
+type authority struct {
+	name         string
+	static       *static
+	key          *Key
+	identities   []identity
+	demand       demand
+	side         side
+	attestations []attestation
+}
+
+type static struct {
+	pass    bool
+	message string
+}
+
+// identity is an OIDC issuer and a subject of a certificate; exactly one of subject and pattern is set.
+type identity struct {
+	issuer, subject string
+	pattern         *regexp.Regexp // anchored at both ends
+	raw             string         // pattern as written
+	claims          map[string]string
+}
+
+// demand says what beside the signature must be proved.
+type demand struct{ logged, sct, timestamped bool }
+
+// side says which manifest must have been signed.
+type side uint8
+
+const (
+	either side = iota
+	index
+	instance
+)
+
+type attestation struct {
+	name, predicateType string
+	maxAge              time.Duration // 0: any age
+	side                side
+}
+
+// Keys are the public keys that some authority names, each once, in the order of the file.
+func (r *Requirements) Keys() []Key { return slices.Clone(r.keys) }
+
+// Keyless is the name of a policy that needs a trusted root, or "" if none does.
+func (r *Requirements) Keyless() string {
+	for _, p := range r.policies {
+		for _, a := range p.authorities {
+			if len(a.identities) > 0 {
+				return p.name
+			}
+		}
+	}
+	return ""
+}
+
+// Globs lists the globs of every policy by the policy's name.
+func (r *Requirements) Globs() map[string][]string {
+	out := map[string][]string{}
+	for _, p := range r.policies {
+		for _, g := range p.globs {
+			out[p.name] = append(out[p.name], g.text)
+		}
+	}
+	return out
+}
+
+// JudgeImage asks every policy whose glob matches the image's repository.
+func (r *Requirements) JudgeImage(ctx context.Context, in ImageInput) (ImageFinding, error) {
+	var f ImageFinding
+	for _, p := range r.policies {
+		if !slices.ContainsFunc(p.globs, func(g glob) bool { return g.match(in.Image.Name.Repository()) }) {
+			continue
+		}
+		if err := ctx.Err(); err != nil {
+			return ImageFinding{}, err
+		}
+		f.Matched = true
+		f.Rules = append(f.Rules, p.name)
+		ok, msg := p.judge(in)
+		switch {
+		case msg == "":
+			f.Used = append(f.Used, ok.used...)
+			f.Until = earlier(f.Until, ok.until)
+		case p.warn:
+			f.Warnings = append(f.Warnings, Hit{Rule: p.name, Msg: msg})
+		default:
+			f.Hits = append(f.Hits, Hit{Rule: p.name, Msg: msg})
+		}
+	}
+	return f, nil
+}
+
+// passed is why an authority is content.
+type passed struct {
+	used  []Claim
+	until time.Time
+}
+
+// judge returns what made the policy pass, or a message. The authorities are asked in their order and
+// the first that passes is enough.
+func (p requirement) judge(in ImageInput) (passed, string) {
+	var wants, misses []string
+	for _, a := range p.authorities {
+		if a.static != nil {
+			if a.static.pass {
+				return passed{}, ""
+			}
+			misses = append(misses, a.static.message)
+			continue
+		}
+		ok, miss := a.judge(in)
+		if miss.none() {
+			return ok, ""
+		}
+		wants, misses = append(wants, miss.want), append(misses, miss.near...)
+	}
+	return passed{}, text(wants, misses, in)
+}
+
+// miss is what an authority lacks: want when there was nothing by its signer, near for each claim by
+// its signer that did not do.
+type miss struct {
+	want string
+	near []string
+}
+
+func (m miss) none() bool { return m.want == "" && len(m.near) == 0 }
+
+// judge asks for a signature, or where attestations are listed for one of each.
+func (a authority) judge(in ImageInput) (passed, miss) {
+	if len(a.attestations) == 0 {
+		c, until, m := a.find(in, attestation{side: a.side})
+		if !m.none() {
+			return passed{}, m
+		}
+		return passed{used: []Claim{c}, until: until}, m
+	}
+	var ok passed
+	for _, att := range a.attestations {
+		c, until, m := a.find(in, att)
+		if !m.none() {
+			return passed{}, m
+		}
+		ok.used, ok.until = append(ok.used, c), earlier(ok.until, until)
+	}
+	return ok, miss{}
+}
+
+// find looks for one claim by the authority's signer: of att's predicate type, or a signature where
+// att names none. Of several the one that holds longest is taken.
+func (a authority) find(in ImageInput, att attestation) (best Claim, until time.Time, m miss) {
+	for _, c := range in.Claims {
+		f := c.Fields()
+		if kindOf(f.PredicateType) != att.predicateType {
+			continue
+		}
+		mine, near := a.signed(c)
+		if !mine && near == "" {
+			continue
+		}
+		if near == "" {
+			near = a.objection(in, c, att)
+		}
+		if near != "" {
+			m.near = append(m.near, near)
+			continue
+		}
+		end := a.end(c, att)
+		if best.IsZero() || end.IsZero() || (!until.IsZero() && end.After(until)) {
+			best, until = c, end
+		}
+	}
+	if !best.IsZero() {
+		return best, until, miss{}
+	}
+	if len(m.near) == 0 {
+		m.want = a.want(att)
+	}
+	return Claim{}, time.Time{}, m
+}
+
+// kindOf is "" for a signature, else the predicate type of the attestation.
+func kindOf(predicateType string) string {
+	if predicateType == signV1 {
+		return ""
+	}
+	return predicateType
+}
+
+// signed reports whether c is by this authority's signer; near is set where it is by somebody alike.
+func (a authority) signed(c Claim) (mine bool, near string) {
+	f := c.Fields()
+	if a.key != nil {
+		return f.Kind == "key" && f.KeyID == a.key.ID, ""
+	}
+	if f.Kind != "keyless" {
+		return false, ""
+	}
+	for _, id := range a.identities {
+		if !id.names(f.SAN) {
+			continue
+		}
+		if f.Issuer != id.issuer {
+			near = fmt.Sprintf("%s is vouched for by %s, want %s", by(c), clean(f.Issuer), id.issuer)
+			continue
+		}
+		if name, found := id.differs(f.Extensions); name != "" {
+			near = fmt.Sprintf("certificate of %s has %s %q, want %q", by(c), name, clean(found), id.claims[name])
+			continue
+		}
+		return true, ""
+	}
+	return false, near
+}
+
+func (id identity) names(san string) bool {
+	if id.pattern != nil {
+		return id.pattern.MatchString(san)
+	}
+	return id.subject != "" && san == id.subject
+}
+
+// differs names the first wanted claim that the certificate does not have, and what it has instead.
+func (id identity) differs(have map[string]string) (name, found string) {
+	for n, want := range id.claims {
+		if have[n] != want && (name == "" || n < name) {
+			name, found = n, have[n]
+		}
+	}
+	return name, found
+}
+
+// objection says why a claim by the right signer does not do, or "".
+func (a authority) objection(in ImageInput, c Claim, att attestation) string {
+	f := c.Fields()
+	what := "signature"
+	if att.predicateType != "" {
+		what = "attestation " + att.predicateType
+	}
+	switch {
+	case f.Subject != in.Image.Top && f.Subject != in.Image.Instance:
+		return fmt.Sprintf("%s by %s is about %s, another manifest", what, by(c), f.Subject)
+	case att.side == index && f.Subject != in.Image.Top:
+		return fmt.Sprintf("%s by %s is about the platform's manifest, want the index", what, by(c))
+	case att.side == instance && f.Subject != in.Image.Instance:
+		return fmt.Sprintf("%s by %s is about the index, want this platform's manifest", what, by(c))
+	case a.key != nil && !a.key.valid(in.Now):
+		return fmt.Sprintf("%s by %s: the key is valid %s", what, by(c), window(*a.key))
+	case !f.NotAfter.IsZero() && !in.Now.Before(f.NotAfter):
+		return fmt.Sprintf("%s by %s lapsed at %s", what, by(c), stamp(f.NotAfter))
+	case a.demand.logged && f.Logged < 1:
+		return fmt.Sprintf("%s by %s is in no transparency log (rekor: required)", what, by(c))
+	case a.demand.sct && f.SCTs < 1:
+		return fmt.Sprintf("%s by %s: its certificate is in no certificate log (sct: required)", what, by(c))
+	case a.demand.timestamped && f.Signed.IsZero():
+		return fmt.Sprintf("%s by %s has no verified time (timestamp: required)", what, by(c))
+	case att.maxAge > 0 && (f.Signed.IsZero() || !in.Now.Before(f.Signed.Add(att.maxAge))):
+		return fmt.Sprintf("%s by %s is of %s, older than %s", what, by(c), stamp(f.Signed), att.maxAge)
+	}
+	return ""
+}
+
+// end is when the claim stops doing; zero: never.
+func (a authority) end(c Claim, att attestation) time.Time {
+	f := c.Fields()
+	end := f.NotAfter
+	if a.key != nil {
+		end = earlier(end, a.key.NotAfter)
+	}
+	if att.maxAge > 0 {
+		end = earlier(end, f.Signed.Add(att.maxAge))
+	}
+	return end
+}
+
+// want says what would have passed.
+func (a authority) want(att attestation) string {
+	what := "signature"
+	if att.predicateType != "" {
+		what = "attestation " + att.predicateType
+	}
+	if a.key != nil {
+		return fmt.Sprintf("%s by key %s", what, a.label())
+	}
+	var who []string
+	for _, id := range a.identities {
+		if id.pattern != nil {
+			who = append(who, fmt.Sprintf("anyone like %q", id.raw))
+		} else {
+			who = append(who, id.subject)
+		}
+	}
+	return what + " by " + strings.Join(who, " or ")
+}
+
+func (a authority) label() string {
+	if a.name != "" {
+		return fmt.Sprintf("%q (%s)", a.name, short(a.key.ID))
+	}
+	return short(a.key.ID)
+}
