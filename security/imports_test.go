@@ -1,0 +1,125 @@
+package security
+
+import (
+	"slices"
+	"strings"
+	"testing"
+)
+
+// rooms is the table of docs/adr/0001: what each room may import of ours. A trailing /... admits a
+// subtree; "*" admits all. Rooms that are not listed must not exist.
+var rooms = map[string][]string{
+	"image/ref":                   {},
+	"internal/durable":            {},
+	"internal/cleanup":            {},
+	"seccomp":                     {},
+	"seccomp/bpf":                 {"seccomp"},
+	"audit":                       {"internal/durable"},
+	"policy":                      {"image/ref", "policy/baseline", "policy/internal/..."},
+	"policy/internal/claim":       {"image/ref"},
+	"policy/internal/strict":      {},
+	"policy/baseline":             {"policy/internal/strict"},
+	"policy/sigstore":             {"policy", "policy/internal/...", "image/ref"},
+	"policy/containers":           {"policy", "policy/internal/...", "image/ref"},
+	"policy/rego":                 {"policy"},
+	"policy/bundle":               {"policy", "policy/...", "internal/durable"},
+	"enforce":                     {"policy", "policy/...", "audit", "image/ref"},
+	"enforce/enforcetest":         {"enforce", "policy", "policy/...", "audit", "image/ref"},
+	"image":                       {"enforce", "image/ref", "image/internal/...", "internal/durable", "internal/cleanup"},
+	"sandbox/spec":                {"seccomp", "image/ref", "policy/baseline"},
+	"sandbox":                     {"enforce", "image", "image/ref", "seccomp", "seccomp/bpf", "sandbox/...", "internal/durable", "internal/cleanup"},
+	"sandbox/internal/proc":       {},
+	"sandbox/internal/hostmount":  {},
+	"sandbox/internal/ociruntime": {"sandbox/internal/proc"},
+	"sandbox/internal/monitor":    {"sandbox/internal/ociruntime", "sandbox/internal/proc"},
+	"sandbox/internal/ns":         {"sandbox/internal/..."},
+	"sandbox/network":             {"internal/durable"},
+	"sandbox/stats":               {},
+	"sandbox/stream":              {},
+	"internal/config":             {},
+	"internal/telemetry":          {},
+	"internal/cri":                {"enforce", "image", "image/ref", "sandbox", "sandbox/spec", "sandbox/stats"},
+	"internal/admin":              {"enforce", "image", "sandbox", "audit"},
+	"cmd/sallyportd":              {"*"},
+	"cmd/sallyport-init":          {},
+	"cmd/sallyport":               {"policy", "policy/...", "audit", "seccomp", "seccomp/...", "internal/config", "internal/durable"},
+}
+
+// TestImportGraph holds the import graph to the table. Tests may import anything; test/... is
+// imported by tests and by test/... alone.
+func TestImportGraph(t *testing.T) {
+	for _, f := range tree(t) {
+		if f.test || strings.HasPrefix(f.pkg, "test/") || f.pkg == "fuzz" || f.pkg == "security" {
+			continue
+		}
+		allowed, listed := rooms[f.pkg]
+		parent := ""
+		if !listed {
+			for room := range rooms { // internal/<room>/x belongs to its room
+				if strings.HasPrefix(f.pkg, room+"/internal/") && len(room) > len(parent) {
+					parent = room
+				}
+			}
+			if parent == "" {
+				t.Errorf("%s: package %s is not in the table of rooms", f.path, f.pkg)
+				continue
+			}
+			allowed = append(slices.Clone(rooms[parent]), parent+"/internal/...")
+		}
+		for _, imp := range f.imports() {
+			own, ok := strings.CutPrefix(imp, "sallyport/")
+			if ok && !admits(allowed, own) && !strings.HasPrefix(own, f.pkg+"/internal/") {
+				t.Errorf("%s: %s may not import %s", f.path, f.pkg, own)
+			}
+		}
+	}
+}
+
+func admits(allowed []string, pkg string) bool {
+	for _, a := range allowed {
+		if a == "*" && !strings.HasPrefix(pkg, "test/") || a == pkg {
+			return true
+		}
+		if sub, ok := strings.CutSuffix(a, "/..."); ok && strings.HasPrefix(pkg, sub+"/") {
+			return true
+		}
+	}
+	return false
+}
+
+// TestOneImporterOfCRI: protobufs end at the front door.
+func TestOneImporterOfCRI(t *testing.T) {
+	for _, f := range tree(t) {
+		if f.test || f.pkg == "internal/cri" || strings.HasPrefix(f.pkg, "test/") {
+			continue
+		}
+		for _, imp := range f.imports() {
+			if strings.HasPrefix(imp, "k8s.io/cri-api") {
+				t.Errorf("%s imports %s; only internal/cri may", f.path, imp)
+			}
+		}
+	}
+}
+
+// TestOneContainersImage: the library goes on as go.podman.io/image/v5; linking both would leave two
+// signature parsers to patch.
+func TestOneContainersImage(t *testing.T) {
+	if strings.Contains(read(t, "go.mod"), "\tgithub.com/containers/image/v5 ") {
+		t.Error("go.mod links github.com/containers/image/v5 beside go.podman.io/image/v5")
+	}
+}
+
+// TestPackageDocs: every package says in one place what it is for.
+func TestPackageDocs(t *testing.T) {
+	docs := map[string]bool{}
+	for _, f := range tree(t) {
+		if !f.test || f.pkg == "security" || f.pkg == "fuzz" || strings.HasPrefix(f.pkg, "test/") {
+			docs[f.pkg] = docs[f.pkg] || f.ast.Doc != nil
+		}
+	}
+	for pkg, ok := range docs {
+		if !ok {
+			t.Errorf("package %s has no package comment", pkg)
+		}
+	}
+}
