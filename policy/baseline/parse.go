@@ -1,0 +1,146 @@
+package baseline
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"sigs.k8s.io/yaml"
+)
+
+// maxHardening is the largest hardening.yaml that is read, in bytes; a full one is under 4 KiB.
+const maxHardening = 256 << 10
+
+// hardening is the form of hardening.yaml. A knob that is absent keeps the level's answer; a list that
+// is present replaces the level's.
+type hardening struct {
+	Level           string   `json:"level"`
+	Seccomp         string   `json:"seccomp"`
+	NoNewPrivileges string   `json:"noNewPrivileges"`
+	Privileged      string   `json:"privileged"`
+	HostNetwork     string   `json:"hostNetwork"`
+	HostPID         string   `json:"hostPID"`
+	HostIPC         string   `json:"hostIPC"`
+	HostUsers       string   `json:"hostUsers"`
+	RootUser        string   `json:"rootUser"`
+	Devices         string   `json:"devices"`
+	UnmaskedPaths   string   `json:"unmaskedPaths"`
+	AppArmor        string   `json:"appArmor"`
+	SELinux         string   `json:"seLinux"`
+	BidirMounts     string   `json:"bidirectionalMounts"`
+	Capabilities    []string `json:"capabilities"`
+	HostPaths       []string `json:"hostPaths"`
+	Sysctls         []string `json:"sysctls"`
+}
+
+// ParseFloor reads a hardening.yaml: a level (restricted, baseline or privileged; required), and knobs
+// that differ from it. Unknown and repeated fields, and answers that a knob cannot give, are errors
+// that name the field. The bytes are not trusted.
+func ParseFloor(data []byte) (Floor, error) {
+	if len(data) > maxHardening {
+		return Floor{}, fmt.Errorf("parse hardening: longer than %d bytes", maxHardening)
+	}
+	var h hardening
+	if err := yaml.UnmarshalStrict(data, &h); err != nil {
+		return Floor{}, fmt.Errorf("parse hardening: %s", strings.ReplaceAll(err.Error(), "\n", "; "))
+	}
+	level, ok := map[string]Level{"restricted": Restricted, "baseline": Baseline, "privileged": Privileged}[h.Level]
+	if !ok {
+		return Floor{}, fmt.Errorf("parse hardening: level: got %q, want restricted, baseline or privileged", h.Level)
+	}
+	f := ForLevel(level)
+	for _, k := range []struct {
+		field, text string
+		answer      *Answer
+		mayOverride bool // ours can stand in for what was asked
+	}{
+		{"seccomp", h.Seccomp, &f.Seccomp, true},
+		{"noNewPrivileges", h.NoNewPrivileges, &f.NoNewPrivileges, true},
+		{"privileged", h.Privileged, &f.Privileged, true},
+		{"hostNetwork", h.HostNetwork, &f.HostNetwork, false},
+		{"hostPID", h.HostPID, &f.HostPID, false},
+		{"hostIPC", h.HostIPC, &f.HostIPC, false},
+		{"hostUsers", h.HostUsers, &f.HostUsers, false},
+		{"rootUser", h.RootUser, &f.RootUser, false},
+		{"devices", h.Devices, &f.Devices, false},
+		{"unmaskedPaths", h.UnmaskedPaths, &f.UnmaskedPaths, true},
+		{"appArmor", h.AppArmor, &f.AppArmor, true},
+		{"seLinux", h.SELinux, &f.SELinux, true},
+		{"bidirectionalMounts", h.BidirMounts, &f.BidirMounts, true},
+	} {
+		switch {
+		case k.text == "":
+		case k.text == "refuse":
+			*k.answer = Refuse
+		case k.text == "override" && k.mayOverride:
+			*k.answer = Override
+		case k.text == "allow":
+			*k.answer = Allow
+		case k.mayOverride:
+			return Floor{}, fmt.Errorf("parse hardening: %s: got %q, want refuse, override or allow", k.field, k.text)
+		default:
+			return Floor{}, fmt.Errorf("parse hardening: %s: got %q, want refuse or allow", k.field, k.text)
+		}
+	}
+	if err := lists(&f, h); err != nil {
+		return Floor{}, err
+	}
+	return f, nil
+}
+
+func lists(f *Floor, h hardening) error {
+	if h.Capabilities != nil {
+		f.Capabilities = nil
+		for _, name := range h.Capabilities {
+			c := "CAP_" + strings.TrimPrefix(strings.ToUpper(name), "CAP_")
+			if c == "CAP_ALL" {
+				c = "ALL"
+			} else if !slices.Contains(capabilities, c) {
+				return fmt.Errorf("parse hardening: capabilities: %q is no capability", name)
+			}
+			f.Capabilities = append(f.Capabilities, c)
+		}
+	}
+	if h.HostPaths != nil {
+		f.HostPaths = h.HostPaths
+		for _, p := range h.HostPaths {
+			if bare := strings.TrimPrefix(p, "="); !path.IsAbs(bare) || path.Clean(bare) != bare {
+				return fmt.Errorf("parse hardening: hostPaths: %q is no clean absolute path", p)
+			}
+		}
+	}
+	if h.Sysctls != nil {
+		f.Sysctls = h.Sysctls
+		for _, s := range h.Sysctls {
+			if err := sysctlPattern(s); err != nil {
+				return fmt.Errorf("parse hardening: sysctls: %q: %w", s, err)
+			}
+		}
+	}
+	return nil
+}
+
+func sysctlPattern(s string) error {
+	prefix, wild := strings.CutSuffix(s, "*")
+	for _, c := range []byte(prefix) {
+		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.IndexByte("._-/", c) >= 0) {
+			return errors.New("not a sysctl name, or one with a trailing *")
+		}
+	}
+	if prefix == "" || !wild && !matches(namespaced, s) || wild && !slices.ContainsFunc(namespaced, func(n string) bool { _, ok := meetPattern(n, s); return ok }) {
+		return errors.New("belongs to the node, not to a pod's namespaces")
+	}
+	return nil
+}
+
+// capabilities are all that Linux 6.x knows (capability.h, up to CAP_CHECKPOINT_RESTORE).
+var capabilities = []string{
+	"CAP_AUDIT_CONTROL", "CAP_AUDIT_READ", "CAP_AUDIT_WRITE", "CAP_BLOCK_SUSPEND", "CAP_BPF", "CAP_CHECKPOINT_RESTORE",
+	"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", "CAP_IPC_LOCK", "CAP_IPC_OWNER",
+	"CAP_KILL", "CAP_LEASE", "CAP_LINUX_IMMUTABLE", "CAP_MAC_ADMIN", "CAP_MAC_OVERRIDE", "CAP_MKNOD", "CAP_NET_ADMIN",
+	"CAP_NET_BIND_SERVICE", "CAP_NET_BROADCAST", "CAP_NET_RAW", "CAP_PERFMON", "CAP_SETFCAP", "CAP_SETGID", "CAP_SETPCAP",
+	"CAP_SETUID", "CAP_SYSLOG", "CAP_SYS_ADMIN", "CAP_SYS_BOOT", "CAP_SYS_CHROOT", "CAP_SYS_MODULE", "CAP_SYS_NICE",
+	"CAP_SYS_PACCT", "CAP_SYS_PTRACE", "CAP_SYS_RAWIO", "CAP_SYS_RESOURCE", "CAP_SYS_TIME", "CAP_SYS_TTY_CONFIG", "CAP_WAKE_ALARM",
+}
