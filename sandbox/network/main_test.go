@@ -1,0 +1,9 @@
+package network
+
+import (
+	"testing"
+
+	"sallyport/test/ownnet"
+)
+
+func TestMain(m *testing.M) { ownnet.Main(m) }
