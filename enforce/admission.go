@@ -37,12 +37,11 @@ type (
 
 // permit is what all admissions share.
 type permit struct {
-	gate    *Gate       // constant
-	verb    policy.Verb // constant
-	epoch   uint64      // constant; of the namespace when it was judged
-	expires time.Time   // constant
-	grant   Grant       // constant
-	used    atomic.Bool
+	gate      *Gate       // constant
+	effective string      // constant; policy of the namespace when it was judged
+	expires   time.Time   // constant
+	grant     Grant       // constant
+	used      atomic.Bool // set by the one redemption
 }
 
 // Grant is a redeemed admission. It is immutable and carries what was judged: what was judged is what

@@ -26,9 +26,10 @@ type PullRequest struct {
 type PodRequest struct {
 	Pod      Pod
 	PodID    string
-	Config   string // the pod's configuration, remembered as judged
-	InitHash string // sha256 of sallyport-init where the pod shares a PID namespace
-	Spec     string // OCI spec of the pod's first process; "" where there is none
+	Config   string       // the pod's configuration, remembered as judged
+	InitHash string       // sha256 of sallyport-init where the pod shares a PID namespace
+	Spec     string       // OCI spec of the pod's first process; "" where there is none
+	Refusals []policy.Hit // requests to weaken that the floor refuses, found while building
 }
 
 // RunRequest asks to make one container (app, init, ephemeral) from one image.
@@ -46,11 +47,11 @@ type RunRequest struct {
 // Mount says what a mount of the spec really is: the spec itself names only a fixed place in the
 // runtime bundle.
 type Mount struct {
-	Destination string `json:"destination"` // in the container
-	Source      string `json:"source"`      // resolved path on the host, read from the opened descriptor
-	Kind        string `json:"kind"`        // host, file (ours: hosts, resolv.conf, hostname), shm, image
-	ReadOnly    bool   `json:"readOnly"`
-	Propagation string `json:"propagation"` // private, slave, shared
+	Destination string // in the container
+	Source      string // resolved path on the host, read from the opened descriptor
+	Kind        string // host, file (ours: hosts, resolv.conf, hostname), shm, image
+	ReadOnly    bool
+	Propagation string // private, slave, shared
 }
 
 // UpdateRequest asks to change the resources of a live container.
@@ -67,4 +68,5 @@ type ExecRequest struct {
 	Container policy.Container
 	Exec      policy.Exec
 	Process   string // OCI process JSON, byte for byte what the runtime will read
+	Spec      string // the container's own spec, as it was granted: an exec may not exceed it
 }

@@ -1,0 +1,62 @@
+package enforce
+
+import (
+	"sync"
+
+	"sallyport/policy"
+	"sallyport/policy/baseline"
+)
+
+// State is what the gate says of itself, for Status and metrics.
+type State struct {
+	Installed bool              // a node policy is installed
+	NodeHash  string            // its content hash
+	Source    string            // where policy comes from
+	AuditErr  error             // last failure to record
+	Decisions map[string]uint64 // "<verb> allow" and "<verb> deny"
+}
+
+// State is a snapshot.
+func (g *Gate) State() State {
+	s := State{Source: g.source, AuditErr: g.AuditError(), Decisions: g.counts.copy()}
+	if n := g.policies.Load().Node; n != nil {
+		s.Installed, s.NodeHash = true, n.Hash
+	}
+	return s
+}
+
+type counters struct {
+	mu sync.Mutex
+	n  map[string]uint64 // guarded by mu
+}
+
+func (c *counters) add(verb policy.Verb, outcome string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.n == nil {
+		c.n = map[string]uint64{}
+	}
+	c.n[string(verb)+" "+outcome]++
+}
+
+func (c *counters) copy() map[string]uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m := make(map[string]uint64, len(c.n))
+	for k, v := range c.n {
+		m[k] = v
+	}
+	return m
+}
+
+func podFacts(p Pod) baseline.PodFacts {
+	return baseline.PodFacts{HostNetwork: p.HostNetwork, HostPID: p.HostPID, HostIPC: p.HostIPC,
+		HostUsers: !p.UserNamespace, Privileged: p.Privileged, Sysctls: p.Sysctls}
+}
+
+func baselineMounts(in []Mount) (out []baseline.Mount) {
+	for _, m := range in {
+		out = append(out, baseline.Mount(m))
+	}
+	return out
+}
