@@ -3,6 +3,7 @@ package baseline
 import (
 	"fmt"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -146,30 +147,36 @@ func (v *view) kubelets(source string) bool {
 }
 
 // foreignControl are the sockets and state of other runtimes, and what makes a node a member of its
-// cluster.
+// cluster. A control plane's own pods need some of them: each as a named exception.
 var foreignControl = []string{
-	"/etc/crio", "/etc/containerd", "/etc/kubernetes", "/etc/sallyport", "/run/containerd", "/run/cri-dockerd.sock", "/run/crio",
-	"/run/docker", "/run/docker.sock", "/run/podman", "/run/sallyport", "/var/lib/containerd", "/var/lib/containers",
-	"/var/lib/docker", "/var/lib/etcd", "/var/lib/kubelet/pki", "/var/lib/kubelet/config.yaml", "/var/lib/sallyport",
+	"/etc/containerd", "/etc/crio", "/etc/kubernetes", "/run/containerd", "/run/cri-dockerd.sock", "/run/crio", "/run/docker",
+	"/run/docker.sock", "/run/podman", "/var/lib/containerd", "/var/lib/containers", "/var/lib/docker", "/var/lib/etcd",
+	"/var/lib/kubelet/config.yaml", "/var/lib/kubelet/pki",
 }
 
+// ownControl are where our own socket, state, policy, store and configuration are unless the
+// configuration says otherwise (Facts.ControlPaths).
+var ownControl = []string{"/etc/sallyport", "/run/sallyport", "/var/lib/sallyport"}
+
 // control: whoever can speak to a runtime's socket, or write its state, policy or store, is root on the
-// node, so these are never mountable (a read-only mount of a socket can still be connected to). A
-// directory that holds one, such as / or /run, is mountable only as a named exception.
+// node (and a read-only mount of a socket can still be connected to). Ours are never mountable; those
+// of others, and a directory that holds a control path, such as / or /run, only as a named exception.
 func control(v *view) (out []string) {
-	paths := append(append([]string(nil), foreignControl...), v.ControlPaths...)
+	ours := slices.Clone(ownControl)
+	for _, p := range v.ControlPaths {
+		ours = append(ours, canonicalRun(p))
+	}
 	for i, m := range v.Mounts {
 		if m.Kind == "file" || m.Kind == "shm" || m.Kind == "image" {
 			continue // ours to give; where they may appear is sources' matter
 		}
-		source := canonicalRun(m.Source)
-		for _, p := range paths {
-			p = canonicalRun(p)
+		source, excepted := canonicalRun(m.Source), v.excepted(m.Source)
+		for _, p := range slices.Concat(ours, foreignControl) {
 			switch {
-			case Beneath(source, p):
-				out = append(out, fmt.Sprintf("mount %d at %q: %q is or lies in %q, which controls the node", i, m.Destination, m.Source, p))
-			case Beneath(p, source) && !(v.privilegedException(m.Source)):
-				out = append(out, fmt.Sprintf("mount %d at %q: %q holds %q, which controls the node; the floor must name =%s in hostPaths", i, m.Destination, m.Source, p, m.Source))
+			case contains(ours, p) && Beneath(source, p):
+				out = append(out, fmt.Sprintf("mount %d at %q: %q is or lies in %q, which is ours and never mountable", i, m.Destination, m.Source, p))
+			case !excepted && (Beneath(source, p) || Beneath(p, source)):
+				out = append(out, fmt.Sprintf("mount %d at %q: %q meets %q, which controls the node; only =%s in the floor's hostPaths, with privileged: allow, admits it", i, m.Destination, m.Source, p, m.Source))
 			default:
 				continue
 			}
@@ -179,7 +186,7 @@ func control(v *view) (out []string) {
 	return out
 }
 
-func (v *view) privilegedException(source string) bool {
+func (v *view) excepted(source string) bool {
 	return v.floor.Privileged == Allow && contains(v.floor.HostPaths, "="+source)
 }
 

@@ -44,6 +44,6 @@ type Floor struct {
 	SELinux         Answer   // request: a label of one's own
 	BidirMounts     Answer   // request: mount propagation to the host
 	Capabilities    []string // capabilities that may be added beyond the default set, CAP_X; "ALL" for any
-	HostPaths       []string // path prefixes that may be mounted from the host; "/" for any. One that holds a control path only as =/path, exactly, at Privileged: Allow
+	HostPaths       []string // path prefixes that may be mounted from the host, "/" for any; one that meets a control path only as =/path, exactly, and at Privileged Allow
 	Sysctls         []string // sysctls that may be set; a trailing * is a prefix
 }
