@@ -1,0 +1,293 @@
+// Package registry reads from OCI registries: manifests, blobs and referrers, over one connection per
+// image, with the endpoints, mirrors, blocks and TLS settings of registries.conf(5). The token exchange
+// is go-containerregistry's; what may leave the machine is decided by the guard. Everything that it
+// returns is bounded, and blobs and manifests asked for by digest are hashed here.
+package registry
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/distribution/reference"
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+	"go.podman.io/image/v5/pkg/docker/config"
+	"go.podman.io/image/v5/pkg/sysregistriesv2"
+	"go.podman.io/image/v5/pkg/tlsclientconfig"
+	"go.podman.io/image/v5/types"
+
+	"sallyport/image/ref"
+)
+
+// Options say where the node keeps its registry settings; "" means that there are none. No default
+// path of the host is read.
+type Options struct {
+	Conf     string // registries.conf(5)
+	ConfDir  string // registries.conf.d(5)
+	CertsDir string // certs.d: <host:port>/{ca.crt,client.cert,client.key}
+	AuthFile string // containers-auth.json(5)
+}
+
+// Registries knows the node's settings. It is immutable.
+type Registries struct{ sys *types.SystemContext }
+
+// New reads the settings once, so that a broken file is known at start.
+func New(o Options) (*Registries, error) {
+	sys := &types.SystemContext{
+		SystemRegistriesConfPath:    o.Conf,
+		SystemRegistriesConfDirPath: o.ConfDir,
+		DockerPerHostCertDirPath:    o.CertsDir,
+		AuthFilePath:                o.AuthFile,
+	}
+	if sys.SystemRegistriesConfPath == "" {
+		sys.SystemRegistriesConfPath = os.DevNull
+	}
+	if sys.SystemRegistriesConfDirPath == "" {
+		sys.SystemRegistriesConfDirPath = "/nonexistent"
+	}
+	sysregistriesv2.InvalidateCache()
+	if _, err := sysregistriesv2.TryUpdatingCache(sys); err != nil {
+		return nil, fmt.Errorf("read %s: %w", sys.SystemRegistriesConfPath, err)
+	}
+	return &Registries{sys}, nil
+}
+
+// Credentials of one pull; the zero value means those of the node's auth file, or none.
+type Credentials struct{ Username, Password, IdentityToken, RegistryToken string }
+
+// Manifest is a document as the registry sent it.
+type Manifest struct {
+	Bytes       []byte
+	ContentType string
+}
+
+// Repo is one repository at the one endpoint that answered. It is safe for concurrent use.
+type Repo struct {
+	host   string          // constant; of the endpoint, after mirrors
+	base   url.URL         // constant; https://host/v2/path/
+	ns     string          // constant; distribution spec, registry proxying
+	client *http.Client    // constant
+	pool   *http.Transport // constant
+}
+
+// Host is the registry host that answers, after mirror resolution.
+func (r *Repo) Host() string { return r.host }
+
+// Close drops idle connections. Bodies that are still open stay readable.
+func (r *Repo) Close() { r.pool.CloseIdleConnections() }
+
+// Open finds the first endpoint that serves name's manifest and returns both. Later reads go to that
+// endpoint. limit bounds the manifest in bytes.
+func (s *Registries) Open(ctx context.Context, n ref.Name, c Credentials, limit int64) (*Repo, Manifest, error) {
+	named, err := reference.ParseNormalizedNamed(n.String())
+	if err != nil {
+		return nil, Manifest{}, err
+	}
+	sources, err := s.endpoints(named)
+	if err != nil {
+		return nil, Manifest{}, err
+	}
+	which := n.Tag()
+	if !n.Digest().IsZero() {
+		which = n.Digest().String()
+	}
+	var errs []error
+	for _, src := range sources {
+		repo, err := s.connect(ctx, src, named, c)
+		if err == nil {
+			var m Manifest
+			if m, err = repo.Manifest(ctx, which, limit); err == nil {
+				return repo, m, nil
+			}
+			repo.Close()
+		}
+		errs = append(errs, err)
+	}
+	return nil, Manifest{}, summary(errs)
+}
+
+// summary keeps the kind of the last failure, that of the registry itself, and names the mirrors'.
+func summary(errs []error) error {
+	last := errs[len(errs)-1]
+	if len(errs) == 1 {
+		return last
+	}
+	return fmt.Errorf("%w (mirrors: %s)", last, oneLine(errors.Join(errs[:len(errs)-1]...).Error()))
+}
+
+func (s *Registries) endpoints(named reference.Named) ([]sysregistriesv2.PullSource, error) {
+	reg, err := sysregistriesv2.FindRegistry(s.sys, named.Name())
+	if err != nil {
+		return nil, fmt.Errorf("read registries.conf: %w", err)
+	}
+	if reg == nil {
+		return []sysregistriesv2.PullSource{{Reference: named}}, nil
+	}
+	if reg.Blocked {
+		return nil, fmt.Errorf("%w: %s in %s", ErrBlocked, reg.Prefix, s.sys.SystemRegistriesConfPath)
+	}
+	sources, err := reg.PullSourcesFromReference(named)
+	if err != nil {
+		return nil, err
+	}
+	if len(sources) == 0 {
+		return nil, fmt.Errorf("registries.conf leaves no endpoint for %s", named.Name())
+	}
+	return sources, nil
+}
+
+func (s *Registries) connect(ctx context.Context, src sysregistriesv2.PullSource, named reference.Named, c Credentials) (*Repo, error) {
+	host := reference.Domain(src.Reference)
+	opts := []name.Option{name.StrictValidation}
+	if src.Endpoint.Insecure {
+		opts = append(opts, name.Insecure)
+	}
+	reg, err := name.NewRegistry(host, opts...)
+	if err != nil {
+		return nil, fmt.Errorf("registry host %q: %w", host, err)
+	}
+	auth, err := s.auth(src.Reference, host == reference.Domain(named), c)
+	if err != nil {
+		return nil, err
+	}
+	pool := tlsclientconfig.NewTransport()
+	pool.TLSClientConfig = &tls.Config{InsecureSkipVerify: src.Endpoint.Insecure, MinVersion: tls.VersionTLS12}
+	pool.ResponseHeaderTimeout = headerTimeout
+	if s.sys.DockerPerHostCertDirPath != "" {
+		if err := tlsclientconfig.SetupCertificates(filepath.Join(s.sys.DockerPerHostCertDirPath, host), pool.TLSClientConfig); err != nil {
+			return nil, fmt.Errorf("read certificates for %s: %w", host, err)
+		}
+	}
+	path := reference.Path(src.Reference)
+	rt, err := transport.NewWithContext(ctx, reg, auth, guard{next: pool, insecure: src.Endpoint.Insecure}, []string{"repository:" + path + ":pull"})
+	if err != nil {
+		pool.CloseIdleConnections()
+		return nil, connecting(host, err)
+	}
+	return &Repo{
+		host:   reg.RegistryStr(),
+		base:   url.URL{Scheme: "https", Host: reg.RegistryStr(), Path: "/v2/" + path + "/"},
+		ns:     src.Endpoint.NamespaceProxy,
+		client: &http.Client{Transport: rt},
+		pool:   pool,
+	}, nil
+}
+
+// headerTimeout bounds the wait for a registry that accepted a request and says nothing.
+const headerTimeout = 30 * time.Second
+
+// auth picks the credentials for one endpoint: the pull's own for the registry that the name says, the
+// node's for any.
+func (s *Registries) auth(at reference.Named, own bool, c Credentials) (authn.Authenticator, error) {
+	if own && c != (Credentials{}) {
+		return authn.FromConfig(authn.AuthConfig{Username: c.Username, Password: c.Password,
+			IdentityToken: c.IdentityToken, RegistryToken: c.RegistryToken}), nil
+	}
+	if s.sys.AuthFilePath == "" {
+		return authn.Anonymous, nil
+	}
+	node, err := config.GetCredentialsForRef(s.sys, at)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", s.sys.AuthFilePath, err)
+	}
+	if node == (types.DockerAuthConfig{}) {
+		return authn.Anonymous, nil
+	}
+	return authn.FromConfig(authn.AuthConfig{Username: node.Username, Password: node.Password, IdentityToken: node.IdentityToken}), nil
+}
+
+func (r *Repo) get(ctx context.Context, method, path string, header http.Header) (*http.Response, error) {
+	u := r.base
+	rest, query, _ := strings.Cut(path, "?")
+	u.Path, u.RawQuery = u.Path+rest, query
+	if r.ns != "" {
+		q := u.Query()
+		q.Set("ns", r.ns)
+		u.RawQuery = q.Encode()
+	}
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	for k, v := range header {
+		req.Header[k] = v
+	}
+	res, err := r.client.Do(req)
+	if err != nil {
+		return nil, connecting(r.host, err)
+	}
+	return res, nil
+}
+
+var accept = http.Header{"Accept": {
+	"application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, " +
+		"application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json"}}
+
+// Manifest reads a manifest by tag or digest, at most limit bytes (ErrTooLarge). If which is a digest,
+// the bytes hash to it (ErrDigest).
+func (r *Repo) Manifest(ctx context.Context, which string, limit int64) (Manifest, error) {
+	res, err := r.get(ctx, http.MethodGet, "manifests/"+which, accept)
+	if err != nil {
+		return Manifest{}, err
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return Manifest{}, answered(r.host, res)
+	}
+	b, err := readAll(res.Body, limit)
+	if err != nil {
+		return Manifest{}, fmt.Errorf("read manifest %.80s from %s: %w", which, r.host, err)
+	}
+	if want, err := ref.ParseDigest(which); err == nil && ref.DigestOf(b) != want {
+		return Manifest{}, fmt.Errorf("%w: %s answered %s with bytes of %s", ErrDigest, r.host, want, ref.DigestOf(b))
+	}
+	return Manifest{Bytes: b, ContentType: mediaType(res.Header.Get("Content-Type"))}, nil
+}
+
+// HasBlob reports whether the repository serves the blob to these credentials.
+func (r *Repo) HasBlob(ctx context.Context, d ref.Digest) bool {
+	res, err := r.get(ctx, http.MethodHead, "blobs/"+d.String(), nil)
+	if err != nil {
+		return false
+	}
+	res.Body.Close()
+	return res.StatusCode == http.StatusOK
+}
+
+// SmallBlob reads a blob of at most limit bytes whole and hashes it.
+func (r *Repo) SmallBlob(ctx context.Context, d ref.Digest, limit int64) ([]byte, error) {
+	body, err := r.Blob(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	b, err := readAll(body, limit)
+	if err != nil {
+		return nil, fmt.Errorf("read blob %s from %s: %w", d, r.host, err)
+	}
+	if got := ref.DigestOf(b); got != d {
+		return nil, fmt.Errorf("%w: %s answered blob %s with bytes of %s", ErrDigest, r.host, d, got)
+	}
+	return b, nil
+}
+
+func readAll(r io.Reader, limit int64) ([]byte, error) {
+	b, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s", ErrUnavailable, oneLine(err.Error()))
+	}
+	if int64(len(b)) > limit {
+		return nil, fmt.Errorf("%w: more than %d bytes", ErrTooLarge, limit)
+	}
+	return b, nil
+}

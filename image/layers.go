@@ -1,0 +1,313 @@
+package image
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"go.podman.io/storage"
+	"go.podman.io/storage/pkg/archive"
+	"golang.org/x/sync/errgroup"
+
+	"sallyport/image/internal/registry"
+	"sallyport/image/ref"
+)
+
+// downloads is how many layers of one pull are fetched at once.
+const downloads = 3
+
+// transfer brings the layers of one pull into storage. It is owned by one Pull.
+type transfer struct {
+	store     *Store
+	source    *Source
+	namespace string
+	chains    []ref.Digest
+	files     []chan string // by layer: the temporary file of a verified blob, or "" for one already held
+	made      []string      // layers put into storage by this transfer, lowest first
+}
+
+// run copies what is missing and returns the layers, lowest first. Blobs are downloaded in parallel,
+// hashed while they arrive and unpacked in order; a layer is committed only when the compressed bytes
+// hashed to the manifest's digest and the uncompressed ones to the config's diff ID.
+func (t *transfer) run(ctx context.Context) ([]layer, error) {
+	m, c := t.source.manifest, t.source.config
+	t.chains = chainIDs(c.diffIDs)
+	t.files = make([]chan string, len(m.Layers))
+	for i := range t.files {
+		t.files[i] = make(chan string, 1)
+	}
+	dir, err := os.MkdirTemp(t.store.path("tmp"), "pull-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	g, ctx := errgroup.WithContext(ctx)
+	out := make([]layer, len(m.Layers))
+	g.Go(func() error { return t.download(ctx, dir, out) })
+	g.Go(func() error {
+		for i := range m.Layers {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case file := <-t.files[i]:
+				if err := t.unpack(i, file, &out[i]); err != nil {
+					return fmt.Errorf("unpack layer %s: %w", m.Layers[i].Digest, err)
+				}
+			}
+		}
+		return nil
+	})
+	return out, g.Wait()
+}
+
+// download fetches every layer that may not be reused into dir.
+func (t *transfer) download(ctx context.Context, dir string, out []layer) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(downloads)
+	for i, desc := range t.source.manifest.Layers {
+		out[i] = layer{Blob: desc.Digest, DiffID: t.source.config.diffIDs[i], Chain: t.chains[i], Origin: t.source.repo.Host()}
+		g.Go(func() error {
+			if t.reusable(ctx, &out[i]) {
+				t.files[i] <- ""
+				return nil
+			}
+			path := filepath.Join(dir, fmt.Sprintf("%d", i))
+			if err := t.fetch(ctx, desc, path); err != nil {
+				return fmt.Errorf("fetch layer %s: %w", desc.Digest, err)
+			}
+			t.files[i] <- path
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+// reusable reports whether the stored layer may stand for the blob without a download: this namespace
+// has itself downloaded and hashed that blob, or the host that answers now is the host that first
+// served it and serves it to these credentials too. Without this rule a registry that serves a manifest
+// and a config alone is given another tenant's private layer (gate.md).
+func (t *transfer) reusable(ctx context.Context, l *layer) bool {
+	held, byNamespace, byHost := t.store.index.held(l.Blob, t.namespace, l.Origin)
+	if held.DiffID != l.DiffID || !t.store.storage.Exists(l.Chain.Hex()) {
+		return false
+	}
+	if !byNamespace && !(byHost && t.source.repo.HasBlob(ctx, l.Blob)) {
+		return false
+	}
+	l.Size, l.Inodes, l.Origin = held.Size, held.Inodes, held.Origin
+	return true
+}
+
+// fetch downloads one blob into path and checks its size and digest.
+func (t *transfer) fetch(ctx context.Context, desc descriptor, path string) error {
+	body, err := t.source.repo.Blob(ctx, desc.Digest)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	h := sha256.New()
+	n, err := io.Copy(io.MultiWriter(f, h), io.LimitReader(body, desc.Size+1))
+	if err != nil {
+		return err
+	}
+	if n != desc.Size {
+		return fmt.Errorf("%w: size differs from the manifest's %d bytes", registry.ErrDigest, desc.Size)
+	}
+	if got := hex.EncodeToString(h.Sum(nil)); got != desc.Digest.Hex() {
+		return fmt.Errorf("%w: the registry sent bytes of sha256:%s", registry.ErrDigest, got)
+	}
+	return f.Close()
+}
+
+// unpack commits layer i. file is "" for a layer that may be reused.
+func (t *transfer) unpack(i int, file string, l *layer) error {
+	id := l.Chain.Hex()
+	parent := ""
+	if i > 0 {
+		parent = t.chains[i-1].Hex()
+	}
+	stored, err := t.store.storage.Layer(id)
+	if file == "" {
+		return err
+	}
+	src, err2 := os.Open(file)
+	if err2 != nil {
+		return err2
+	}
+	defer func() { src.Close(); os.Remove(file) }()
+	plain, err2 := archive.DecompressStream(src)
+	if err2 != nil {
+		return fmt.Errorf("%w: %w", ErrInvalid, err2)
+	}
+	defer plain.Close()
+	v := &verifier{src: plain, hash: sha256.New(), want: l.DiffID}
+	if err == nil { // the chain is in storage already; the blob was downloaded to prove access
+		if _, err := io.Copy(io.Discard, v); err != nil {
+			return err
+		}
+	} else {
+		stored, _, err = t.store.storage.PutLayer(id, parent, nil, "", false, &storage.LayerOptions{}, v)
+		if errors.Is(err, storage.ErrDuplicateID) { // another pull was faster
+			stored, err = t.store.storage.Layer(id)
+			if err == nil && !v.done {
+				_, err = io.Copy(io.Discard, v)
+			}
+		} else if err == nil {
+			t.made = append(t.made, id)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if !v.done {
+		return fmt.Errorf("%w: the archive was not read to its end", ErrInvalid)
+	}
+	// Storage has hashed what it unpacked; the two counts must agree.
+	if stored.UncompressedDigest.String() != l.DiffID.String() || stored.Parent != parent {
+		return fmt.Errorf("%w: stored layer has diff ID %s", ErrCorrupt, stored.UncompressedDigest)
+	}
+	l.Size = v.size
+	l.Inodes, err = countInodes(t.store.path("storage", "overlay", id, "diff"))
+	return err
+}
+
+// verifier passes an uncompressed archive through and fails instead of ending if it does not hash to
+// the diff ID, so that storage never commits it.
+type verifier struct {
+	src  io.Reader
+	hash hash.Hash
+	want ref.Digest
+	size int64
+	done bool // read to the end and right
+}
+
+func (v *verifier) Read(p []byte) (int, error) {
+	n, err := v.src.Read(p)
+	if v.size == 0 && n > 0 && archive.DetectCompression(p[:n]) != archive.Uncompressed {
+		return 0, fmt.Errorf("%w: layer is compressed twice", ErrInvalid)
+	}
+	v.size += int64(n)
+	v.hash.Write(p[:n])
+	if err == io.EOF {
+		if got := hex.EncodeToString(v.hash.Sum(nil)); got != v.want.Hex() {
+			return n, fmt.Errorf("%w: layer unpacks to diff ID sha256:%s, the config says %s", registry.ErrDigest, got, v.want)
+		}
+		v.done = true
+	}
+	return n, err
+}
+
+func countInodes(dir string) (n uint64, err error) {
+	err = filepath.WalkDir(dir, func(string, fs.DirEntry, error) error { n++; return nil })
+	return n, err
+}
+
+// pullCount lets layers that no image names be removed only while no pull is building on them.
+type pullCount struct {
+	mu     sync.Mutex // guards the rest; held over a sweep
+	active int
+	litter bool
+}
+
+// beginPull is called before a pull looks at layers; the returned function ends it, and says whether
+// the pull left layers that no image names.
+func (s *Store) beginPull() func(litter bool) {
+	s.pulls.mu.Lock()
+	defer s.pulls.mu.Unlock()
+	s.pulls.active++
+	return func(litter bool) {
+		s.pulls.mu.Lock()
+		defer s.pulls.mu.Unlock()
+		s.pulls.active--
+		s.pulls.litter = s.pulls.litter || litter
+		if s.pulls.active == 0 && s.pulls.litter {
+			s.pulls.litter = false
+			s.sweepLayers()
+		}
+	}
+}
+
+// sweep removes images that no record directory names, and then the layers that no image names.
+func (s *Store) sweep() error {
+	images, err := s.storage.Images()
+	if err != nil {
+		return fmt.Errorf("list storage: %w", err)
+	}
+	for _, im := range images {
+		if _, err := os.Stat(s.path("images", im.ID)); errors.Is(err, fs.ErrNotExist) {
+			if _, err := s.storage.DeleteImage(im.ID, true); err != nil && !errors.Is(err, storage.ErrImageUsedByContainer) {
+				s.index.problem("remove image " + im.ID + ": " + err.Error())
+			}
+		}
+	}
+	s.sweepLayers()
+	return nil
+}
+
+func (s *Store) sweepLayers() {
+	used, err := s.usedLayers()
+	if err != nil {
+		s.index.problem("list storage: " + err.Error())
+		return
+	}
+	layers, err := s.storage.Layers()
+	if err != nil {
+		s.index.problem("list storage: " + err.Error())
+		return
+	}
+	for again := true; again; { // children before parents
+		again = false
+		for _, l := range layers {
+			if !used[l.ID] && s.storage.DeleteLayer(l.ID) == nil {
+				used[l.ID], again = true, true
+			}
+		}
+	}
+}
+
+// usedLayers are those of images and containers, with all below them.
+func (s *Store) usedLayers() (map[string]bool, error) {
+	layers, err := s.storage.Layers()
+	if err != nil {
+		return nil, err
+	}
+	parent := map[string]string{}
+	for _, l := range layers {
+		parent[l.ID] = l.Parent
+	}
+	used := map[string]bool{}
+	mark := func(id string) {
+		for id != "" && !used[id] {
+			used[id] = true
+			id = parent[id]
+		}
+	}
+	images, err := s.storage.Images()
+	if err != nil {
+		return nil, err
+	}
+	for _, im := range images {
+		mark(im.TopLayer)
+	}
+	containers, err := s.storage.Containers()
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range containers {
+		mark(c.LayerID)
+	}
+	return used, nil
+}
