@@ -87,6 +87,21 @@ func (r *Requirements) Keyless() string {
 	return ""
 }
 
+// Lowered says what some keyless authority does without: the verifier must let pass what is in no
+// transparency log (rekor: none) or whose certificate is in no certificate log (sct: none). The other
+// authorities go by the numbers in the claims.
+func (r *Requirements) Lowered() (unlogged, withoutSCT bool) {
+	for _, p := range r.policies {
+		for _, a := range p.authorities {
+			if len(a.identities) > 0 {
+				unlogged = unlogged || !a.demand.logged
+				withoutSCT = withoutSCT || !a.demand.sct
+			}
+		}
+	}
+	return unlogged, withoutSCT
+}
+
 // Globs lists the globs of every policy by the policy's name.
 func (r *Requirements) Globs() map[string][]string {
 	out := map[string][]string{}

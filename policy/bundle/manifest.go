@@ -1,0 +1,192 @@
+package bundle
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"sallyport/policy"
+	"sallyport/policy/baseline"
+	"sallyport/policy/internal/strict"
+)
+
+// Kind says whose policy a bundle is.
+type Kind string
+
+// The kinds.
+const (
+	Node      Kind = "node"
+	Namespace Kind = "namespace"
+)
+
+// manifestYAML is the form of bundle.yaml.
+type manifestYAML struct {
+	Name       string    `yaml:"name"`
+	Revision   uint64    `yaml:"revision"`
+	NotAfter   time.Time `yaml:"notAfter"`
+	Mode       string    `yaml:"mode"`
+	Rego       []string  `yaml:"rego"`
+	Namespaces *struct {
+		Required []string `yaml:"required"`
+		Unlisted string   `yaml:"unlisted"`
+	} `yaml:"namespaces"`
+	Allowances []struct {
+		Namespaces []string  `yaml:"namespaces"`
+		Hardening  yaml.Node `yaml:"hardening"`
+	} `yaml:"allowances"`
+}
+
+// manifest is a checked bundle.yaml.
+type manifest struct {
+	name         string
+	revision     uint64
+	notAfter     time.Time
+	mode         policy.Mode
+	packages     []string
+	required     []namespaces
+	denyUnlisted bool
+	allowances   []allowance
+}
+
+// namespaces is a pattern of namespace names: "*" is any run of characters.
+type namespaces struct {
+	text string
+	re   *regexp.Regexp
+}
+
+// allowance is a floor that the node policy gives some namespaces instead of its own.
+type allowance struct {
+	namespaces []namespaces
+	floor      baseline.Floor
+}
+
+var (
+	bundleName = regexp.MustCompile(`\A[a-zA-Z0-9]([a-zA-Z0-9._ -]{0,126}[a-zA-Z0-9])?\z`)
+	// namespaceName is a DNS label (RFC 1123), as Kubernetes has it.
+	namespaceName = regexp.MustCompile(`\A[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\z`)
+	pattern       = regexp.MustCompile(`\A[a-z0-9*-]{1,63}\z`)
+)
+
+func parseManifest(data []byte, kind Kind) (manifest, error) {
+	var y manifestYAML
+	if err := strict.Decode(data, &y); err != nil {
+		return manifest{}, err
+	}
+	m := manifest{name: y.Name, revision: y.Revision, notAfter: y.NotAfter, packages: y.Rego}
+	if !bundleName.MatchString(y.Name) {
+		return m, fmt.Errorf("name: %q; want 1 to 128 letters, digits, '.', '_', '-' and spaces", y.Name)
+	}
+	switch y.Mode {
+	case "", "enforce":
+		m.mode = policy.Enforce
+	case "warn":
+		m.mode = policy.Warn
+	default:
+		return m, fmt.Errorf("mode: %q; want enforce or warn", y.Mode)
+	}
+	if kind != Node {
+		if y.Namespaces != nil {
+			return m, errors.New("namespaces: only the node policy says this")
+		}
+		if y.Allowances != nil {
+			return m, errors.New("allowances: only the node policy may loosen")
+		}
+		return m, nil
+	}
+	return m, y.nodeOnly(&m)
+}
+
+func (y manifestYAML) nodeOnly(m *manifest) error {
+	if y.Namespaces != nil {
+		for i, s := range y.Namespaces.Required {
+			n, err := parsePattern(s)
+			if err != nil {
+				return fmt.Errorf("namespaces.required[%d]: %w", i, err)
+			}
+			m.required = append(m.required, n)
+		}
+		switch y.Namespaces.Unlisted {
+		case "", "allow":
+		case "deny":
+			m.denyUnlisted = true
+		default:
+			return fmt.Errorf("namespaces.unlisted: %q; want allow or deny", y.Namespaces.Unlisted)
+		}
+	}
+	seen := map[string]int{}
+	for i, a := range y.Allowances {
+		out, err := parseAllowance(a.Namespaces, a.Hardening)
+		if err != nil {
+			return fmt.Errorf("allowances[%d].%w", i, err)
+		}
+		for _, s := range a.Namespaces {
+			if before, again := seen[s]; again {
+				return fmt.Errorf("allowances[%d].namespaces: allowances[%d] and [%d] contradict each other: both are for %q", i, before, i, s)
+			}
+			seen[s] = i
+		}
+		m.allowances = append(m.allowances, out)
+	}
+	return nil
+}
+
+func parseAllowance(names []string, hardening yaml.Node) (allowance, error) {
+	var a allowance
+	if len(names) == 0 {
+		return a, errors.New("namespaces: empty; say whom the allowance is for")
+	}
+	for i, s := range names {
+		n, err := parsePattern(s)
+		if err != nil {
+			return a, fmt.Errorf("namespaces[%d]: %w", i, err)
+		}
+		a.namespaces = append(a.namespaces, n)
+	}
+	if hardening.IsZero() {
+		return a, errors.New("hardening: missing; write what hardening.yaml would hold")
+	}
+	text, err := yaml.Marshal(&hardening)
+	if err != nil {
+		return a, fmt.Errorf("hardening: %w", err)
+	}
+	if a.floor, err = baseline.ParseFloor(text); err != nil {
+		return a, fmt.Errorf("hardening: %w", err)
+	}
+	return a, nil
+}
+
+func parsePattern(s string) (namespaces, error) {
+	if !pattern.MatchString(s) {
+		return namespaces{}, fmt.Errorf("%q: want the name of a namespace, or one with *", s)
+	}
+	re, err := regexp.Compile(`\A` + strings.ReplaceAll(regexp.QuoteMeta(s), `\*`, `.*`) + `\z`)
+	return namespaces{text: s, re: re}, err
+}
+
+// literal reports whether n is one name.
+func (n namespaces) literal() bool { return !strings.Contains(n.text, "*") }
+
+func (m *manifest) requires(namespace string) bool {
+	for _, n := range m.required {
+		if n.re.MatchString(namespace) {
+			return true
+		}
+	}
+	return false
+}
+
+// floor is what the node policy gives a namespace: its first allowance, else own.
+func (m *manifest) floor(namespace string, own baseline.Floor) baseline.Floor {
+	for _, a := range m.allowances {
+		for _, n := range a.namespaces {
+			if n.re.MatchString(namespace) {
+				return a.floor
+			}
+		}
+	}
+	return own
+}
