@@ -16,10 +16,25 @@ type arg struct {
 	two   uint64
 }
 
+// truth is what a comparison comes to.
+type truth uint8
+
+const (
+	sometimes truth = iota
+	always
+	impossible
+)
+
 // canonical rewrites EQ as a masked comparison, and masks what the kernel reads as an int to the low
-// 32 bits, so that rubbish in the high half changes neither the verdict nor the call. ok is false if
-// the comparison can never hold.
-func (a arg) canonical(syscall string) (_ arg, ok bool) {
+// 32 bits, so that rubbish in the high half changes neither the verdict nor the call. Comparisons that
+// always or never hold are named: libseccomp 2.5.4 miscompiles some, such as "below 0".
+func (a arg) canonical(syscall string) (arg, truth) {
+	switch {
+	case a.op == specs.OpLessThan && a.value == 0, a.op == specs.OpGreaterThan && a.value == math.MaxUint64:
+		return a, impossible
+	case a.op == specs.OpGreaterEqual && a.value == 0, a.op == specs.OpLessEqual && a.value == math.MaxUint64:
+		return a, always
+	}
 	if a.op == specs.OpEqualTo {
 		a = arg{index: a.index, op: specs.OpMaskedEqual, value: math.MaxUint64, two: a.value}
 		if isInt(syscall, a.index) {
@@ -30,7 +45,15 @@ func (a arg) canonical(syscall string) (_ arg, ok bool) {
 		a.value &= math.MaxUint32
 		a.two &= math.MaxUint32
 	}
-	return a, a.op != specs.OpMaskedEqual || a.two&^a.value == 0
+	switch {
+	case a.op != specs.OpMaskedEqual:
+		return a, sometimes
+	case a.two&^a.value != 0:
+		return a, impossible
+	case a.value == 0:
+		return a, always
+	}
+	return a, sometimes
 }
 
 // oci undoes canonical where the plain form says the same.

@@ -34,10 +34,8 @@ func (l *layer) explain(syscall string) []string {
 		}
 		var parts []string
 		for _, a := range r.args {
-			if c, ok := a.canonical(syscall); ok {
-				a = c
-			}
-			parts = append(parts, a.String())
+			c, _ := a.canonical(syscall)
+			parts = append(parts, c.String())
 		}
 		line := fmt.Sprintf("%s: %s", syscall, r.answer)
 		if len(parts) > 0 {

@@ -94,11 +94,12 @@ func (r rule) native() bool {
 func (r rule) when(name string) (when, bool) {
 	w := when{answer: r.answer}
 	for _, a := range r.args {
-		c, ok := a.canonical(name)
-		if !ok {
+		switch c, holds := a.canonical(name); holds {
+		case impossible:
 			return when{}, false
+		case sometimes:
+			w.args = append(w.args, c)
 		}
-		w.args = append(w.args, c)
 	}
 	slices.SortFunc(w.args, func(a, b arg) int { return cmp.Compare(a.index, b.index) })
 	return w, true
@@ -139,14 +140,19 @@ func settle(rules []when, fallback answer) (verdict, error) {
 	return v, nil
 }
 
-// add appends w unless it says nothing new.
+// add appends w unless it says nothing new, and drops what w makes superfluous: overlapping rules are
+// what libseccomp compiles worst.
 func (v *verdict) add(w when) {
-	if w.answer == v.otherwise || slices.ContainsFunc(v.cases, func(u when) bool {
-		return u.answer == w.answer && slices.Equal(u.args, w.args)
-	}) {
+	if w.answer == v.otherwise || slices.ContainsFunc(v.cases, func(u when) bool { return u.covers(w) }) {
 		return
 	}
-	v.cases = append(v.cases, w)
+	v.cases = append(slices.DeleteFunc(v.cases, w.covers), w)
+}
+
+// covers reports that u provably holds wherever w does, with the same answer.
+func (u when) covers(w when) bool {
+	both, how := u.and(w)
+	return u.answer == w.answer && how == one && slices.Equal(both.args, w.args)
 }
 
 // excludes reports that u and w provably never hold at once.
