@@ -1,0 +1,9 @@
+package stats
+
+import (
+	"testing"
+
+	"sallyport/test/ownnet"
+)
+
+func TestMain(m *testing.M) { ownnet.Main(m) }
