@@ -21,6 +21,25 @@ type Layer struct {
 	Images   []ImageRule    // an image that none matches is denied, those that match must all pass
 	Acts     []ActRule      // all must be silent
 	Floor    baseline.Floor // hardening
+	// Allowances are floors that the node's layer gives some namespaces instead of Floor; the first
+	// that applies counts. A namespace's layer has none.
+	Allowances []Allowance
+}
+
+// Allowance is an exception that the node policy makes for some namespaces.
+type Allowance struct {
+	Applies func(namespace string) bool
+	Floor   baseline.Floor
+}
+
+// FloorFor is the hardening that l gives a namespace; "" is none of them and gets Floor.
+func (l *Layer) FloorFor(namespace string) baseline.Floor {
+	for _, a := range l.Allowances {
+		if namespace != "" && a.Applies != nil && a.Applies(namespace) {
+			return a.Floor
+		}
+	}
+	return l.Floor
 }
 
 // Verdict is what one layer says of one image or act; only this package can make an allowing one. The

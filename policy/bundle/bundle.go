@@ -220,7 +220,7 @@ func (s *Set) finish() *Set {
 		fmt.Fprintf(h, "namespace %q %s\n", name, c.layer.Hash)
 		l := c.layer
 		if !c.hasFloor { // tightens nothing
-			l.Floor = s.node.manifest.floor(name, s.node.layer.Floor)
+			l.Floor = s.node.layer.FloorFor(name)
 		}
 		s.layers[name] = &l
 	}
@@ -267,11 +267,10 @@ func (s *Set) Floor(namespace string) baseline.Floor {
 	if refused != nil {
 		return baseline.Floor{}
 	}
-	node := s.node.manifest.floor(namespace, s.node.layer.Floor)
 	if l == nil {
-		return node
+		return s.node.layer.FloorFor(namespace)
 	}
-	return baseline.Meet(node, l.Floor)
+	return baseline.Meet(s.node.layer.FloorFor(namespace), l.Floor)
 }
 
 // Namespaces are the names that have a layer, sorted.

@@ -40,6 +40,7 @@ func compile(f files, kind Kind, name, scratch string) (*compiled, error) {
 	}
 	c := &compiled{manifest: m, layer: policy.Layer{
 		Name: name, Hash: f.hash(), Revision: m.revision, Mode: m.mode, NotAfter: m.notAfter,
+		Allowances: m.allowances,
 	}}
 	if err := c.images(f, scratch); err != nil {
 		return nil, err

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -49,19 +50,13 @@ type manifest struct {
 	packages     []string
 	required     []namespaces
 	denyUnlisted bool
-	allowances   []allowance
+	allowances   []policy.Allowance
 }
 
 // namespaces is a pattern of namespace names: "*" is any run of characters.
 type namespaces struct {
 	text string
 	re   *regexp.Regexp
-}
-
-// allowance is a floor that the node policy gives some namespaces instead of its own.
-type allowance struct {
-	namespaces []namespaces
-	floor      baseline.Floor
 }
 
 var (
@@ -134,8 +129,9 @@ func (y manifestYAML) nodeOnly(m *manifest) error {
 	return nil
 }
 
-func parseAllowance(names []string, hardening yaml.Node) (allowance, error) {
-	var a allowance
+func parseAllowance(names []string, hardening yaml.Node) (policy.Allowance, error) {
+	var a policy.Allowance
+	var patterns []namespaces
 	if len(names) == 0 {
 		return a, errors.New("namespaces: empty; say whom the allowance is for")
 	}
@@ -144,7 +140,7 @@ func parseAllowance(names []string, hardening yaml.Node) (allowance, error) {
 		if err != nil {
 			return a, fmt.Errorf("namespaces[%d]: %w", i, err)
 		}
-		a.namespaces = append(a.namespaces, n)
+		patterns = append(patterns, n)
 	}
 	if hardening.IsZero() {
 		return a, errors.New("hardening: missing; write what hardening.yaml would hold")
@@ -153,8 +149,11 @@ func parseAllowance(names []string, hardening yaml.Node) (allowance, error) {
 	if err != nil {
 		return a, fmt.Errorf("hardening: %w", err)
 	}
-	if a.floor, err = baseline.ParseFloor(text); err != nil {
+	if a.Floor, err = baseline.ParseFloor(text); err != nil {
 		return a, fmt.Errorf("hardening: %w", err)
+	}
+	a.Applies = func(namespace string) bool {
+		return slices.ContainsFunc(patterns, func(n namespaces) bool { return n.re.MatchString(namespace) })
 	}
 	return a, nil
 }
@@ -171,22 +170,5 @@ func parsePattern(s string) (namespaces, error) {
 func (n namespaces) literal() bool { return !strings.Contains(n.text, "*") }
 
 func (m *manifest) requires(namespace string) bool {
-	for _, n := range m.required {
-		if n.re.MatchString(namespace) {
-			return true
-		}
-	}
-	return false
-}
-
-// floor is what the node policy gives a namespace: its first allowance, else own.
-func (m *manifest) floor(namespace string, own baseline.Floor) baseline.Floor {
-	for _, a := range m.allowances {
-		for _, n := range a.namespaces {
-			if n.re.MatchString(namespace) {
-				return a.floor
-			}
-		}
-	}
-	return own
+	return slices.ContainsFunc(m.required, func(n namespaces) bool { return n.re.MatchString(namespace) })
 }

@@ -1,9 +1,8 @@
 package bundle
 
 import (
-	"errors"
-
 	"sallyport/policy"
+	"sallyport/policy/containers"
 	"sallyport/policy/sigstore"
 )
 
@@ -21,7 +20,12 @@ func verifier(root []byte, reqs *policy.Requirements) (policy.Verifier, error) {
 	return sigstore.New(o)
 }
 
-// containersRule compiles policy.json.
-func containersRule([]byte, func(string) ([]byte, error), string) (policy.ImageRule, error) {
-	return nil, errors.New("this build cannot judge by it")
+// containersRule compiles policy.json. Key files are taken from the bundle; scratch is where signatures
+// are laid out while they are judged.
+func containersRule(text []byte, read func(string) ([]byte, error), scratch string) (policy.ImageRule, error) {
+	inlined, err := containers.Inline(text, read)
+	if err != nil {
+		return nil, err
+	}
+	return containers.New(inlined, scratch)
 }
