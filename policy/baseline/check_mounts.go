@@ -81,6 +81,8 @@ func bound(v *view, m specs.Mount, at string) (out []string) {
 	}
 	shared := contains(m.Options, "shared") || contains(m.Options, "rshared") || f.Propagation == "shared"
 	say(shared && v.floor.BidirMounts != Allow && !v.privileged, "it propagates to the host")
+	mapped := slices.ContainsFunc(v.linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.UserNamespace })
+	say((m.UIDMappings != nil || m.GIDMappings != nil) && !mapped, "it has ID mappings without a user namespace")
 	if !v.privileged {
 		say(Beneath(m.Destination, "/proc") || Beneath(m.Destination, "/sys"), "nothing is mounted over /proc or /sys")
 		say(contains([]string{"/dev", "/dev/pts", "/dev/mqueue"}, m.Destination), "the container's own %s is not replaced", m.Destination)
