@@ -99,6 +99,7 @@ func (g *Gate) Install(ctx context.Context, p Policies) error {
 
 // layers are the ones that judge acts in namespace; "" means the node's alone.
 type layers struct {
+	namespace string
 	node, ns  *policy.Layer
 	refused   *policy.Hit
 	effective string // names the policy that judged, for epochs
@@ -106,7 +107,7 @@ type layers struct {
 
 func (g *Gate) layersFor(namespace string) layers {
 	p := g.policies.Load()
-	l := layers{node: p.Node}
+	l := layers{namespace: namespace, node: p.Node}
 	if namespace != "" && p.For != nil {
 		l.ns, l.refused = p.For(namespace)
 	}
@@ -135,9 +136,9 @@ func (l layers) floor() baseline.Floor {
 	case l.node == nil || l.refused != nil:
 		return baseline.Floor{}
 	case l.ns == nil:
-		return l.node.Floor
+		return l.node.FloorFor(l.namespace)
 	default:
-		return baseline.Meet(l.node.Floor, l.ns.Floor)
+		return baseline.Meet(l.node.FloorFor(l.namespace), l.ns.Floor)
 	}
 }
 
