@@ -93,6 +93,12 @@ func isBundle(mediaType string) bool {
 	return strings.HasPrefix(mediaType, "application/vnd.dev.sigstore.bundle")
 }
 
+// mayBeBundle sorts out referrers of another kind without reading them. Some registries list none, or
+// the config's type, where the spec wants the manifest's artifactType.
+func mayBeBundle(artifactType string) bool {
+	return artifactType == "" || artifactType == "application/vnd.oci.empty.v1+json" || isBundle(artifactType)
+}
+
 // referrers fetches the Sigstore bundles whose subject is d.
 func (c *collector) referrers(d ref.Digest) {
 	list, err := c.repo.Referrers(c.ctx, d, maxManifest)
@@ -102,7 +108,7 @@ func (c *collector) referrers(d ref.Digest) {
 	}
 	n := 0
 	for _, desc := range list {
-		if desc.ArtifactType != "" && !isBundle(desc.ArtifactType) || isBundle(desc.MediaType) {
+		if !mayBeBundle(desc.ArtifactType) {
 			continue
 		}
 		if n++; n > maxReferrers {
