@@ -99,14 +99,19 @@ func lintScope(s string) error {
 	if s == "" {
 		return nil
 	}
-	if s != strings.ToLower(s) && !strings.Contains(s, ":") {
+	name, _, _ := strings.Cut(s, "@")
+	if slash := strings.LastIndex(name, "/"); slash >= 0 {
+		last, _, _ := strings.Cut(name[slash:], ":") // a tag may have upper-case letters
+		name = name[:slash] + last
+	}
+	if name != strings.ToLower(name) {
 		return errors.New("has upper-case letters, so it never matches: names are lower case")
 	}
 	if domain, ok := strings.CutPrefix(s, "*."); ok {
 		if strings.ContainsAny(domain, "/:*@") {
 			return errors.New("never matches: a wildcard stands for a domain alone, as *.example.com")
 		}
-		s = domain
+		s = "any." + domain
 	}
 	if !strings.Contains(s, "/") {
 		named, err := reference.ParseNormalizedNamed(s + "/x")

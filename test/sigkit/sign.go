@@ -225,22 +225,7 @@ func Seal(b *protobundle.Bundle, payload []byte, key *Key, verifier []byte) ([]b
 // Legacy makes a cosign ".sig" signature: the simple-signing payload that names repository and digest,
 // and the annotations of its layer.
 func Legacy(key *Key, name ref.Name, d ref.Digest) (payload []byte, annotations map[string]string, err error) {
-	type identity struct {
-		Reference string `json:"docker-reference"`
-	}
-	type image struct {
-		Digest string `json:"docker-manifest-digest"`
-	}
-	type critical struct {
-		Identity identity `json:"identity"`
-		Image    image    `json:"image"`
-		Type     string   `json:"type"`
-	}
-	payload, err = json.Marshal(struct {
-		Critical critical `json:"critical"`
-		Optional any      `json:"optional"`
-	}{critical{identity{name.Repository()}, image{d.String()}, "cosign container image signature"}, nil})
-	if err != nil {
+	if payload, err = simplePayload(name.Repository(), d, "cosign container image signature"); err != nil {
 		return nil, nil, err
 	}
 	sig, err := key.Sign(payload)
