@@ -23,6 +23,9 @@ const judgeLimit = 10 * time.Second
 // an expiry is denied (architecture.md, Time).
 const clockStep = 5 * time.Minute
 
+// reopenPause is how long a failed log rests before it is tried again.
+const reopenPause = 2 * time.Second
+
 // ErrAudit wraps every failure to record: nothing was admitted. It is a fault of the node, not a
 // verdict.
 var ErrAudit = errors.New("audit log")
@@ -58,7 +61,8 @@ type Gate struct {
 	probes    *tally // repeated exec probes
 	counts    counters
 	auditErr  atomic.Pointer[error]
-	installMu sync.Mutex // serialises Install
+	reopened  atomic.Int64 // when a failed log was last tried again, Unix nanoseconds
+	installMu sync.Mutex   // serialises Install
 }
 
 // New wires a gate. It has no policy yet and denies everything until Install. It starts nothing; Run
@@ -286,6 +290,9 @@ func (g *Gate) Record(ctx context.Context, ev audit.Event) error {
 
 func (g *Gate) append(ctx context.Context, ev audit.Event) (audit.Receipt, error) {
 	r, err := g.log.Append(ctx, ev)
+	if errors.Is(err, audit.ErrFailed) && g.mayReopen() && g.log.Reopen() == nil {
+		r, err = g.log.Append(ctx, ev)
+	}
 	if err != nil {
 		err = fmt.Errorf("%w: %w; nothing was admitted", ErrAudit, err)
 		if ctx.Err() == nil {
@@ -295,6 +302,13 @@ func (g *Gate) append(ctx context.Context, ev audit.Event) (audit.Receipt, error
 	}
 	g.auditErr.Store(nil)
 	return r, nil
+}
+
+// mayReopen says whether it is time to try a failed log again: at most once in reopenPause, so that a
+// full disk is not hammered.
+func (g *Gate) mayReopen() bool {
+	now, last := time.Now().UnixNano(), g.reopened.Load()
+	return now-last >= int64(reopenPause) && g.reopened.CompareAndSwap(last, now)
 }
 
 // AuditError is the last failure to record, nil once a record was written again.

@@ -42,6 +42,7 @@ type RunRequest struct {
 	Spec      string // final OCI runtime spec: the bytes that the runtime will read
 	Config    string // the container's configuration, remembered as judged
 	Resolved  []Mount
+	Refusals  []policy.Hit // requests to weaken that the floor refuses, found while building
 }
 
 // Mount says what a mount of the spec really is: the spec itself names only a fixed place in the
