@@ -3,6 +3,7 @@ package enforce
 import (
 	"encoding/json"
 
+	"sallyport/audit"
 	"sallyport/policy"
 )
 
@@ -13,6 +14,11 @@ type (
 	Bundle   = policy.Bundle
 	Simple   = policy.Simple
 	Pod      = policy.Pod
+
+	Container = policy.Container
+	Exec      = policy.Exec
+	Hit       = policy.Hit
+	Event     = audit.Event // for Record
 )
 
 // PullRequest asks to copy exactly Image.Instance into the store.
