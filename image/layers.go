@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"go.podman.io/storage"
@@ -168,8 +169,11 @@ func (t *transfer) unpack(i int, file string, l *layer) error {
 		} else if err == nil {
 			t.made = append(t.made, id)
 		}
+		if v.err != nil {
+			return v.err
+		}
 		if err != nil {
-			return err
+			return flatError{err}
 		}
 	}
 	if !v.done {
@@ -191,19 +195,28 @@ type verifier struct {
 	hash hash.Hash
 	want ref.Digest
 	size int64
-	done bool // read to the end and right
+	done bool  // read to the end and right
+	err  error // what was wrong
 }
+
+// flatError is an error of containers/storage, which can be of several lines, in one.
+type flatError struct{ error }
+
+func (e flatError) Error() string { return strings.Join(strings.Fields(e.error.Error()), " ") }
+func (e flatError) Unwrap() error { return e.error }
 
 func (v *verifier) Read(p []byte) (int, error) {
 	n, err := v.src.Read(p)
 	if v.size == 0 && n > 0 && archive.DetectCompression(p[:n]) != archive.Uncompressed {
-		return 0, fmt.Errorf("%w: layer is compressed twice", ErrInvalid)
+		v.err = fmt.Errorf("%w: layer is compressed twice", ErrInvalid)
+		return 0, v.err
 	}
 	v.size += int64(n)
 	v.hash.Write(p[:n])
 	if err == io.EOF {
 		if got := hex.EncodeToString(v.hash.Sum(nil)); got != v.want.Hex() {
-			return n, fmt.Errorf("%w: layer unpacks to diff ID sha256:%s, the config says %s", registry.ErrDigest, got, v.want)
+			v.err = fmt.Errorf("%w: layer unpacks to diff ID sha256:%s, the config says %s", registry.ErrDigest, got, v.want)
+			return n, v.err
 		}
 		v.done = true
 	}

@@ -180,12 +180,14 @@ func topLevel(b []byte) (map[string]json.RawMessage, error) {
 		if err := dec.Decode(&raw); err != nil {
 			return nil, err
 		}
-		if f := strings.ToLower(k); folded[f] {
+		f := strings.ToLower(k)
+		if folded[f] {
 			return nil, fmt.Errorf("member %.40q appears twice", k)
-		} else {
-			folded[f] = true
 		}
-		keys[k] = raw
+		if err := uniqueBelow(json.NewDecoder(bytes.NewReader(raw))); err != nil {
+			return nil, err
+		}
+		folded[f], keys[k] = true, raw
 	}
 	if _, err := dec.Token(); err != nil {
 		return nil, err
@@ -199,6 +201,41 @@ func topLevel(b []byte) (map[string]json.RawMessage, error) {
 		}
 	}
 	return keys, nil
+}
+
+// uniqueBelow refuses an object with a member twice, at any depth. Depth is bounded by encoding/json.
+func uniqueBelow(dec *json.Decoder) error {
+	t, err := dec.Token()
+	if err != nil {
+		return err
+	}
+	switch t {
+	case json.Delim('{'):
+		seen := map[string]bool{}
+		for dec.More() {
+			t, err := dec.Token()
+			if err != nil {
+				return err
+			}
+			k, _ := t.(string)
+			if seen[k] {
+				return fmt.Errorf("member %.40q appears twice", k)
+			}
+			seen[k] = true
+			if err := uniqueBelow(dec); err != nil {
+				return err
+			}
+		}
+		_, err = dec.Token()
+	case json.Delim('['):
+		for dec.More() {
+			if err := uniqueBelow(dec); err != nil {
+				return err
+			}
+		}
+		_, err = dec.Token()
+	}
+	return err
 }
 
 func uniqueKeys(b []byte) error {

@@ -3,6 +3,7 @@ package image
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -214,3 +215,13 @@ func wantErr(t *testing.T, err, want error, words ...string) {
 }
 
 var native = v1.Platform{OS: "linux", Architecture: runtime.GOARCH}
+
+func readString(t *testing.T, r io.ReadCloser) string {
+	t.Helper()
+	defer r.Close()
+	b, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}

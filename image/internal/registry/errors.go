@@ -57,7 +57,7 @@ func answered(host string, res *http.Response) error {
 func connecting(host string, err error) error {
 	var refused *refusedError
 	if errors.As(err, &refused) {
-		return fmt.Errorf("%s: %w", host, refused)
+		return fmt.Errorf("%w: %s: %w", ErrUnavailable, host, refused)
 	}
 	var te *transport.Error
 	if errors.As(err, &te) {
