@@ -106,15 +106,12 @@ func (c *collector) referrers(d ref.Digest) {
 		c.lack("list referrers of %s: %v", d, err)
 		return
 	}
-	n := 0
+	list = slices.DeleteFunc(list, func(desc registry.Descriptor) bool { return !mayBeBundle(desc.ArtifactType) })
+	if len(list) > maxReferrers {
+		c.lack("more than %d signatures and attestations at %s", maxReferrers, d)
+		list = list[:maxReferrers]
+	}
 	for _, desc := range list {
-		if !mayBeBundle(desc.ArtifactType) {
-			continue
-		}
-		if n++; n > maxReferrers {
-			c.lack("more than %d signatures and attestations at %s", maxReferrers, d)
-			return
-		}
 		c.group.Go(func() error { c.bundle(d, desc); return nil })
 	}
 }
@@ -166,11 +163,11 @@ func (c *collector) legacy(d ref.Digest) {
 		c.lack("read signatures of %s: %v", d, err)
 		return
 	}
-	for i, l := range a.Layers {
-		if i == maxSignatures {
-			c.lack("more than %d signatures at %s", maxSignatures, d)
-			return
-		}
+	if len(a.Layers) > maxSignatures {
+		c.lack("more than %d signatures at %s", maxSignatures, d)
+		return
+	}
+	for _, l := range a.Layers {
 		if l.MediaType != "application/vnd.dev.cosign.simplesigning.v1+json" {
 			continue
 		}
