@@ -56,7 +56,8 @@ func sethostname(name string) error {
 // daemon has checked both (package ns); a path that climbs is refused here once more.
 func sysctl(path, value string) error {
 	for part := range strings.SplitSeq(path, "/") {
-		if part == "" || part == "." || part == ".." {
+		switch part {
+		case "", ".", "..":
 			return errors.New("path is not plain")
 		}
 	}

@@ -204,7 +204,7 @@ func TestAttachRefuses(t *testing.T) {
 		{"relative namespace", func(a *Attachment) { a.NetNS = "ns" }, "absolute"},
 		{"no namespace", func(a *Attachment) { a.NetNS = "" }, "absolute"},
 		{"port 0", func(a *Attachment) { a.Ports = []Port{{0, 80, "tcp", ""}} }, "0 is no port"},
-		{"protocol", func(a *Attachment) { a.Ports = []Port{{80, 80, "tcp -j ACCEPT", ""}} }, "protocol"},
+		{"protocol", func(a *Attachment) { a.Ports = []Port{{80, 80, "tcp -j ACCEPT", ""}} }, "is not tcp, udp or sctp"},
 		{"host IP", func(a *Attachment) { a.Ports = []Port{{80, 80, "tcp", "1.1.1.1/0"}} }, "not an IP"},
 		{"ports", func(a *Attachment) { a.Ports = make([]Port, 1001) }, "at most 1000"},
 	} {
@@ -338,6 +338,34 @@ func TestAttachHangs(t *testing.T) {
 	write(t, filepath.Join(dir, "fixed"), "")
 	if err := s.CNI.Sweep(t.Context(), none); err != nil || s.records(t) != 0 {
 		t.Fatalf("Sweep() = %v, %d records, want none", err, s.records(t))
+	}
+}
+
+// An ADD that its caller gave up is undone all the same.
+func TestAttachGivenUp(t *testing.T) {
+	s := &site{conf: t.TempDir(), cache: t.TempDir()}
+	log := filepath.Join(t.TempDir(), "log")
+	s.CNI = fake(t, s, `[ $CNI_COMMAND = ADD ] && exec sleep 61; echo $CNI_COMMAND >`+log)
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if _, err := s.CNI.Attach(ctx, Attachment{PodID: "ab", NetNS: "/proc/self/ns/net"}); err == nil {
+		t.Fatal("Attach() = nil error")
+	}
+	if said, _ := os.ReadFile(log); string(said) != "DEL\n" || s.records(t) != 0 {
+		t.Errorf("verbs = %q, %d records, want DEL and none", said, s.records(t))
+	}
+}
+
+func TestDetachRefuses(t *testing.T) {
+	s := &site{conf: t.TempDir(), cache: t.TempDir()}
+	s.CNI = fake(t, s, "exit 0")
+	for _, id := range []string{"", "../ab", "AB", strings.Repeat("a", 65)} {
+		if err := s.CNI.Detach(t.Context(), id); err == nil || !strings.Contains(err.Error(), "hexadecimal") {
+			t.Errorf("Detach(%q) = %v, want a refusal", id, err)
+		}
+	}
+	if err := s.CNI.Detach(t.Context(), "ab"); err != nil {
+		t.Errorf("Detach() of a pod that is not attached = %v, want nil", err)
 	}
 }
 

@@ -116,7 +116,8 @@ func Sysctl(name, value string) (path string, owner uintptr, err error) {
 		}, name)
 	}
 	for part := range strings.SplitSeq(path, "/") {
-		if part == "" || part == "." || part == ".." {
+		switch part {
+		case "", ".", "..":
 			return "", 0, fmt.Errorf("set sysctl %q: not a plain name", name)
 		}
 		for _, c := range []byte(part) {

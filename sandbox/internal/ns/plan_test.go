@@ -1,6 +1,7 @@
 package ns
 
 import (
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -106,4 +107,33 @@ func TestPlanAllows(t *testing.T) {
 			}
 		})
 	}
+}
+
+// FuzzSysctl: what passes is a plain path below a tree that the kernel keeps per namespace, and a value
+// of one printable line. It lives here and not in package fuzz, which cannot import an internal room.
+func FuzzSysctl(f *testing.F) {
+	for _, seed := range [][2]string{
+		{"net.ipv4.ip_forward", "1"}, {"kernel.shm_rmid_forced+kernel.core_pattern", "1"}, {"net/../kernel/panic", "1"},
+		{"kernel.sem", "1\nkernel.core_pattern=x"}, {"net.ipv4.conf.eth0/1.forwarding", "0"}, {"net.//.x", ""}, {"", "\x00"},
+	} {
+		f.Add(seed[0], seed[1])
+	}
+	f.Fuzz(func(t *testing.T, name, value string) {
+		path, owner, err := Sysctl(name, value)
+		if err != nil {
+			return
+		}
+		if owner != unix.CLONE_NEWNET && owner != unix.CLONE_NEWIPC {
+			t.Fatalf("owner = %#x", owner)
+		}
+		if filepath.Clean("/"+path) != "/"+path || strings.ContainsAny(path, "\x00\n=+ ") {
+			t.Fatalf("path = %q", path)
+		}
+		if !strings.HasPrefix(path, "net/") && !strings.HasPrefix(path, "fs/mqueue/") && !strings.HasPrefix(path, "kernel/") {
+			t.Fatalf("path = %q", path)
+		}
+		if strings.ContainsAny(value, "\x00\n\r") {
+			t.Fatalf("value = %q", value)
+		}
+	})
 }
