@@ -117,3 +117,11 @@ func pids(data []byte) (out []int) {
 	}
 	return out
 }
+
+// Kill sends SIGKILL to a pid that was just read from a cgroup, through a pidfd. A process that is gone
+// is no error.
+func Kill(pid int) {
+	if s, err := readStat(pid); err == nil && pid > 1 {
+		kill(s)
+	}
+}

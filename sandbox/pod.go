@@ -1,0 +1,417 @@
+package sandbox
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"sallyport/enforce"
+	"sallyport/sandbox/internal/ns"
+	"sallyport/sandbox/network"
+	"sallyport/sandbox/spec"
+)
+
+// PodReservation is an ID kept for a pod that the gate has yet to judge. It ends with Run or Cancel.
+type PodReservation struct {
+	id   string
+	key  key
+	cfg  spec.PodConfig
+	pods *Pods
+}
+
+// Reserve keeps the key of cfg (namespace, name, UID, attempt) and gives the pod its ID, for the gate to
+// judge. ErrBusy if another call makes that pod now, ErrExists if it is there. A pod under that key
+// whose ID no client was ever told is removed first.
+func (p *Pods) Reserve(ctx context.Context, cfg spec.PodConfig) (*PodReservation, error) {
+	k := podKey(cfg)
+	what := fmt.Sprintf("reserve pod %s/%s attempt %d", cfg.Namespace, cfg.Name, cfg.Attempt)
+	if _, err := p.runtime(cfg.Handler); err != nil {
+		return nil, fmt.Errorf("%s: %w", what, err)
+	}
+	p.mu.Lock()
+	old, taken := p.podKeys[k]
+	if !p.restored {
+		p.mu.Unlock()
+		return nil, fmt.Errorf("%s: state is not restored yet", what)
+	}
+	if !taken {
+		p.podKeys[k] = nil
+	}
+	p.mu.Unlock()
+	switch {
+	case taken && old == nil:
+		return nil, fmt.Errorf("%s: %w", what, ErrBusy)
+	case taken && old.claimed.Load():
+		return nil, fmt.Errorf("%s: %w as %s", what, ErrExists, old.id)
+	case taken:
+		if err := old.Remove(ctx); err != nil {
+			return nil, fmt.Errorf("%s: %w", what, err)
+		}
+		return p.Reserve(ctx, cfg)
+	}
+	if err := p.reserve(k); err != nil {
+		p.mu.Lock()
+		delete(p.podKeys, k)
+		p.mu.Unlock()
+		return nil, fmt.Errorf("%s: %w", what, err)
+	}
+	r := &PodReservation{id: newID(), key: k, cfg: cfg, pods: p}
+	p.mu.Lock()
+	p.podReserved[r.id] = r
+	p.mu.Unlock()
+	return r, nil
+}
+
+// ID is what the pod will be called.
+func (r *PodReservation) ID() string { return r.id }
+
+// Namespaces are the paths that the pod's namespaces will have, for spec.BuildInit.
+func (r *PodReservation) Namespaces() spec.Namespaces { return r.pods.namespaces(r.id, r.cfg) }
+
+// Seal is the configuration for PodRequest.Config: what is judged and remembered.
+func (r *PodReservation) Seal() (string, error) {
+	data, err := json.Marshal(r.cfg)
+	if err != nil {
+		return "", fmt.Errorf("seal pod %s: %w", r.id, err)
+	}
+	return string(data), nil
+}
+
+// Cancel gives the key back. It does nothing once Run has begun.
+func (r *PodReservation) Cancel() {
+	r.pods.mu.Lock()
+	mine := r.pods.podReserved[r.id] == r
+	delete(r.pods.podReserved, r.id)
+	r.pods.mu.Unlock()
+	if mine {
+		r.pods.freePodKey(r.key)
+	}
+}
+
+func (p *Pods) freePodKey(k key) {
+	if err := p.unreserve(k); err != nil {
+		p.log.Warn("free pod key", "err", err)
+	}
+	p.mu.Lock()
+	delete(p.podKeys, k)
+	p.mu.Unlock()
+}
+
+func (p *Pods) namespaces(id string, cfg spec.PodConfig) spec.Namespaces {
+	dir := filepath.Join(p.podDir(id), "ns")
+	opt := cfg.Security.Namespaces
+	var out spec.Namespaces
+	if opt.Network != spec.NamespaceNode {
+		out.Network = filepath.Join(p.opt.NetNS, id)
+		out.UTS = filepath.Join(dir, "uts")
+	}
+	if opt.IPC != spec.NamespaceNode {
+		out.IPC = filepath.Join(dir, "ipc")
+	}
+	if opt.User.Mode == spec.NamespacePod {
+		out.User = filepath.Join(dir, "user")
+	}
+	if opt.PID == spec.NamespacePod {
+		out.PID = filepath.Join(dir, "pid")
+	}
+	return out
+}
+
+// PodStatus is what a pod is at one moment. It is immutable.
+type PodStatus struct {
+	State   State
+	Created time.Time
+	IPs     []netip.Addr // the first is the primary one; none on the node's network
+	InitPid int          // of the first process; 0 where there is none
+}
+
+// Pod is one pod. It may be used concurrently.
+type Pod struct {
+	pods    *Pods          // constant
+	id      string         // constant
+	key     key            // constant
+	cfg     spec.PodConfig // constant
+	sealed  string         // constant
+	audit   uint64         // constant; sequence of the admission
+	slot    slot           // held by the lifecycle operation that runs
+	status  atomic.Pointer[PodStatus]
+	claimed atomic.Bool
+
+	stopping bool // guarded by pods.mu; no container is made any more
+
+	mu   sync.Mutex // guards init
+	init running    // guarded
+}
+
+// ID is the pod's random ID.
+func (p *Pod) ID() string { return p.id }
+
+// Config is the configuration as judged.
+func (p *Pod) Config() spec.PodConfig { return p.cfg }
+
+// Status is the pod's present status; it never waits.
+func (p *Pod) Status() PodStatus { return *p.status.Load() }
+
+// Namespaces are the paths of the pod's pinned namespaces.
+func (p *Pod) Namespaces() spec.Namespaces { return p.pods.namespaces(p.id, p.cfg) }
+
+// NetNS is the pin of the pod's network namespace; "" on the node's network.
+func (p *Pod) NetNS() string { return p.Namespaces().Network }
+
+// Publish makes the pod visible to List: an RPC is about to return its ID.
+func (p *Pod) Publish() {
+	if p.claimed.CompareAndSwap(false, true) {
+		if err := p.save(); err != nil {
+			p.pods.log.Warn("publish pod", "id", p.id, "err", err)
+		}
+	}
+}
+
+// Containers is the pod's containers, also unpublished ones, in no order.
+func (p *Pod) Containers() []*Container {
+	p.pods.mu.Lock()
+	defer p.pods.mu.Unlock()
+	var out []*Container
+	for _, c := range p.pods.containers {
+		if c.pod == p {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+func (p *Pod) save() error {
+	st := p.Status()
+	p.mu.Lock()
+	init := p.init
+	p.mu.Unlock()
+	return p.pods.save(p.key, record{ID: p.id, State: st.State, Claimed: p.claimed.Load(), Created: st.Created,
+		Audit: p.audit, Sealed: p.sealed, Pod: &podPart{IPs: st.IPs, Init: init}})
+}
+
+// set swaps the status and writes it down.
+func (p *Pod) set(change func(*PodStatus)) error {
+	st := p.Status()
+	change(&st)
+	p.status.Store(&st)
+	return p.save()
+}
+
+// Run makes the pod that adm admits: its files, namespaces, network and, where it shares a PID
+// namespace, its first process. On an error nothing is left. The pod is not visible to List until
+// Publish.
+func (p *Pods) Run(ctx context.Context, adm enforce.PodAdmission) (*Pod, error) {
+	grant, err := p.opt.Gate.RedeemPod(adm)
+	if err != nil {
+		return nil, fmt.Errorf("run pod: %w", err)
+	}
+	p.mu.Lock()
+	r := p.podReserved[grant.Subject()]
+	delete(p.podReserved, grant.Subject())
+	p.mu.Unlock()
+	if r == nil {
+		return nil, fmt.Errorf("run pod %s: no reservation: %w", grant.Subject(), ErrMismatch)
+	}
+	var undo undo
+	defer undo.run()
+	undo.add(func() { p.freePodKey(r.key) })
+
+	var cfg spec.PodConfig
+	if err := json.Unmarshal([]byte(grant.Config()), &cfg); err != nil {
+		return nil, fmt.Errorf("run pod %s: read configuration: %w", r.id, err)
+	}
+	if podKey(cfg) != r.key || cfg.Namespace != grant.Namespace() {
+		return nil, fmt.Errorf("run pod %s: %w", r.id, ErrMismatch)
+	}
+	pod := &Pod{pods: p, id: r.id, key: r.key, cfg: cfg, sealed: grant.Config(), audit: grant.Receipt().Seq(), slot: newSlot()}
+	pod.status.Store(&PodStatus{State: Creating, Created: time.Now()})
+	if err := pod.save(); err != nil {
+		return nil, fmt.Errorf("run pod %s: %w", r.id, err)
+	}
+	undo.add(func() {
+		ctx, cancel := after(ctx)
+		defer cancel()
+		if err := pod.dismantle(ctx); err != nil {
+			p.log.Warn("undo pod", "id", pod.id, "err", err)
+		}
+	})
+	if err := pod.assemble(ctx, grant); err != nil {
+		return nil, fmt.Errorf("run pod %s/%s: %w", cfg.Namespace, cfg.Name, err)
+	}
+	if err := pod.set(func(s *PodStatus) { s.State = Ready }); err != nil {
+		return nil, fmt.Errorf("run pod %s/%s: %w", cfg.Namespace, cfg.Name, err)
+	}
+	p.mu.Lock()
+	p.pods[pod.id], p.podKeys[pod.key] = pod, pod
+	p.mu.Unlock()
+	undo.disarm()
+	return pod, nil
+}
+
+// assemble makes everything that the pod consists of. What it has made is undone by dismantle.
+func (p *Pod) assemble(ctx context.Context, grant enforce.Grant) error {
+	if err := p.makeFiles(); err != nil {
+		return err
+	}
+	if err := p.makeNamespaces(ctx); err != nil {
+		return err
+	}
+	// The network and the first process do not need each other.
+	first := make(chan error, 1)
+	go func() { first <- p.startInit(ctx, grant) }()
+	err := p.attach(ctx)
+	return errors.Join(err, <-first)
+}
+
+func (p *Pod) makeNamespaces(ctx context.Context) error {
+	paths := p.Namespaces()
+	opt := ns.Options{
+		InitPath: p.pods.opt.Init, NetPath: paths.Network, Dir: filepath.Join(p.dir(), "ns"),
+		HostIPC: paths.IPC == "", HostUTS: paths.UTS == "", Sysctls: p.cfg.Sysctls,
+	}
+	if paths.UTS != "" {
+		opt.Hostname = p.cfg.Hostname
+	}
+	if paths.User != "" {
+		user := p.cfg.Security.Namespaces.User
+		opt.UIDs, opt.GIDs = mappings(user.UIDs), mappings(user.GIDs)
+		if len(opt.UIDs) == 0 || len(opt.GIDs) == 0 {
+			return errors.New("make namespaces: a user namespace needs ID mappings")
+		}
+	}
+	_, err := ns.Make(ctx, opt)
+	return err
+}
+
+func mappings(in []spec.IDMapping) []ns.Mapping {
+	out := make([]ns.Mapping, len(in))
+	for i, m := range in {
+		out[i] = ns.Mapping{Inside: m.Container, Outside: m.Host, Size: m.Length}
+	}
+	return out
+}
+
+func (p *Pod) attach(ctx context.Context) error {
+	path := p.NetNS()
+	if path == "" {
+		return nil
+	}
+	if p.pods.opt.Network == nil {
+		return network.ErrNoNetwork
+	}
+	a := network.Attachment{PodID: p.id, Namespace: p.cfg.Namespace, Name: p.cfg.Name, UID: p.cfg.UID, NetNS: path}
+	for _, m := range p.cfg.PortMappings {
+		if m.HostPort == 0 {
+			continue
+		}
+		if m.HostPort < 0 || m.HostPort > 65535 || m.ContainerPort < 1 || m.ContainerPort > 65535 {
+			return fmt.Errorf("map port %d of the node to %d: out of range", m.HostPort, m.ContainerPort)
+		}
+		a.Ports = append(a.Ports, network.Port{HostPort: uint16(m.HostPort), ContainerPort: uint16(m.ContainerPort), Protocol: m.Protocol, HostIP: m.HostIP})
+	}
+	res, err := p.pods.opt.Network.Attach(ctx, a)
+	if err != nil {
+		return err
+	}
+	return p.set(func(s *PodStatus) { s.IPs = res.IPs })
+}
+
+func (p *Pod) dir() string { return p.pods.podDir(p.id) }
+
+// Stop ends the pod's containers, all at once and each with its own grace, then its first process, and
+// takes it off the network. It is idempotent; what failed is tried again by the next call.
+func (p *Pod) Stop(ctx context.Context) error {
+	p.pods.mu.Lock()
+	p.stopping = true
+	p.pods.mu.Unlock()
+	var wg sync.WaitGroup
+	ctrs := p.Containers()
+	errs := make([]error, len(ctrs), len(ctrs)+1)
+	for i, c := range ctrs {
+		wg.Go(func() { errs[i] = c.Stop(ctx, 0) })
+	}
+	wg.Wait()
+	if err := p.slot.take(ctx); err != nil {
+		return fmt.Errorf("stop pod %s: %w", p.id, err)
+	}
+	defer p.slot.give()
+	err := errors.Join(append(errs, p.stopLocked(ctx))...)
+	if err != nil {
+		return fmt.Errorf("stop pod %s: %w", p.id, err)
+	}
+	return nil
+}
+
+func (p *Pod) stopLocked(ctx context.Context) error {
+	if p.Status().State == Stopped {
+		return nil
+	}
+	err := p.stopInit(ctx)
+	if p.NetNS() != "" && p.pods.opt.Network != nil {
+		err = errors.Join(err, p.pods.opt.Network.Detach(ctx, p.id))
+	}
+	if err != nil {
+		return err
+	}
+	return p.set(func(s *PodStatus) { s.State = Stopped })
+}
+
+// Remove stops the pod, removes its containers and everything it consists of. It is idempotent.
+func (p *Pod) Remove(ctx context.Context) error {
+	ctx, cancel := after(ctx) // half a removal is worse than a slow one
+	defer cancel()
+	if err := p.Stop(ctx); err != nil {
+		return err
+	}
+	for _, c := range p.Containers() {
+		if err := c.Remove(ctx); err != nil {
+			return fmt.Errorf("remove pod %s: %w", p.id, err)
+		}
+	}
+	if err := p.slot.take(ctx); err != nil {
+		return fmt.Errorf("remove pod %s: %w", p.id, err)
+	}
+	defer p.slot.give()
+	p.pods.mu.Lock()
+	gone := p.pods.pods[p.id] != p
+	p.pods.mu.Unlock()
+	if gone {
+		return nil
+	}
+	if err := p.dismantle(ctx); err != nil {
+		return fmt.Errorf("remove pod %s: %w", p.id, err)
+	}
+	p.pods.mu.Lock()
+	delete(p.pods.pods, p.id)
+	p.pods.mu.Unlock()
+	p.pods.freePodKey(p.key)
+	return nil
+}
+
+// dismantle takes away whatever assemble has made, in whatever state it was left. It is idempotent.
+func (p *Pod) dismantle(ctx context.Context) error {
+	err := p.stopInit(ctx)
+	if path := p.NetNS(); path != "" && p.pods.opt.Network != nil {
+		err = errors.Join(err, p.pods.opt.Network.Detach(ctx, p.id))
+	}
+	if err != nil {
+		return err // the namespaces stay, so that a later DEL finds them
+	}
+	if err := ns.Remove(filepath.Join(p.dir(), "ns"), p.NetNS()); err != nil {
+		return err
+	}
+	if err := p.removeFiles(); err != nil {
+		return err
+	}
+	if err := os.Remove(p.dir()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove pod directory: %w", err)
+	}
+	return nil
+}
