@@ -13,13 +13,14 @@ import (
 
 // The paths that a container cannot see, and those that it cannot write: runc's example, moby's
 // (oci/defaults.go) and the kubelet's (pkg/securitycontext) lists together, and what later advisories
-// added (powercap: CVE-2020-8694 and GHSA-jq35-85cj-fj4p; interrupts: moby 27.1).
+// added (powercap: CVE-2020-8694 and GHSA-jq35-85cj-fj4p; interrupts: moby 27.1). On cgroup v1, /sys/fs/cgroup itself is a
+// tmpfs that runc leaves writable.
 var (
 	maskedPaths = []string{
 		"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug",
 		"/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware",
 	}
-	readOnlyPaths = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
+	readOnlyPaths = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger", "/sys/fs/cgroup"}
 )
 
 // namespaces: those of the pod are joined by their pinned files, the rest is new. The pod decides over
@@ -56,7 +57,7 @@ func (b *builder) namespaces() error {
 			errs = append(errs, errors.New("a pod with a user namespace cannot have the node's namespaces or privileged containers"))
 		}
 	} else {
-		b.must("hostUsers", b.in.Floor.HostUsers, "no user namespace")
+		b.must("hostUsers", b.in.Floor.HostUsers, "the node's user namespace")
 	}
 	switch mode := b.in.Container.Security.Namespaces.PID; mode {
 	case "", NamespaceContainer:
