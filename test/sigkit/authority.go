@@ -33,6 +33,11 @@ type Identity struct {
 	SAN        string                 // a URI if it has a scheme, else an e-mail address
 	Issuer     string                 // OIDC issuer
 	Extensions certificate.Extensions // further Fulcio claims; its Issuer is not used
+
+	// What no honest authority writes, for negative tests.
+	AlsoSAN    string // a second subject
+	OldIssuer  string // another issuer in the deprecated extension
+	WithoutEKU bool   // no code signing among the extended key usages
 }
 
 var (
@@ -120,6 +125,12 @@ func (k *Kit) Certify(id Identity, key *Key, at time.Time, omit Part) (*x509.Cer
 	} else {
 		tmpl.EmailAddresses = []string{id.SAN}
 	}
+	if id.AlsoSAN != "" {
+		tmpl.EmailAddresses = append(tmpl.EmailAddresses, id.AlsoSAN)
+	}
+	if id.WithoutEKU {
+		tmpl.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	}
 	// RFC 6962, 3.2: the log signs the certificate as it is without the list of SCTs.
 	bare, err := certify(tmpl, k.intermediate, key.key.Public())
 	if err != nil || omit&SCT != 0 {
@@ -171,6 +182,9 @@ func (id Identity) extensions() ([]pkix.Extension, error) {
 		22: e.SourceRepositoryVisibilityAtSigning,
 	}
 	var out []pkix.Extension
+	if id.OldIssuer != "" {
+		out = append(out, pkix.Extension{Id: asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57264, 1, 1}, Value: []byte(id.OldIssuer)})
+	}
 	for _, n := range slices.Sorted(maps.Keys(values)) {
 		if values[n] == "" {
 			continue
