@@ -7,44 +7,38 @@ import (
 	"slices"
 	"strings"
 
-	"sigs.k8s.io/yaml"
+	"sallyport/policy/internal/strict"
 )
-
-// maxHardening is the largest hardening.yaml that is read, in bytes; a full one is under 4 KiB.
-const maxHardening = 256 << 10
 
 // hardening is the form of hardening.yaml. A knob that is absent keeps the level's answer; a list that
 // is present replaces the level's.
 type hardening struct {
-	Level           string   `json:"level"`
-	Seccomp         string   `json:"seccomp"`
-	NoNewPrivileges string   `json:"noNewPrivileges"`
-	Privileged      string   `json:"privileged"`
-	HostNetwork     string   `json:"hostNetwork"`
-	HostPID         string   `json:"hostPID"`
-	HostIPC         string   `json:"hostIPC"`
-	HostUsers       string   `json:"hostUsers"`
-	RootUser        string   `json:"rootUser"`
-	Devices         string   `json:"devices"`
-	UnmaskedPaths   string   `json:"unmaskedPaths"`
-	AppArmor        string   `json:"appArmor"`
-	SELinux         string   `json:"seLinux"`
-	BidirMounts     string   `json:"bidirectionalMounts"`
-	Capabilities    []string `json:"capabilities"`
-	HostPaths       []string `json:"hostPaths"`
-	Sysctls         []string `json:"sysctls"`
+	Level           string   `yaml:"level"`
+	Seccomp         string   `yaml:"seccomp"`
+	NoNewPrivileges string   `yaml:"noNewPrivileges"`
+	Privileged      string   `yaml:"privileged"`
+	HostNetwork     string   `yaml:"hostNetwork"`
+	HostPID         string   `yaml:"hostPID"`
+	HostIPC         string   `yaml:"hostIPC"`
+	HostUsers       string   `yaml:"hostUsers"`
+	RootUser        string   `yaml:"rootUser"`
+	Devices         string   `yaml:"devices"`
+	UnmaskedPaths   string   `yaml:"unmaskedPaths"`
+	AppArmor        string   `yaml:"appArmor"`
+	SELinux         string   `yaml:"seLinux"`
+	BidirMounts     string   `yaml:"bidirectionalMounts"`
+	Capabilities    []string `yaml:"capabilities"`
+	HostPaths       []string `yaml:"hostPaths"`
+	Sysctls         []string `yaml:"sysctls"`
 }
 
 // ParseFloor reads a hardening.yaml: a level (restricted, baseline or privileged; required), and knobs
 // that differ from it. Unknown and repeated fields, and answers that a knob cannot give, are errors
 // that name the field. The bytes are not trusted.
 func ParseFloor(data []byte) (Floor, error) {
-	if len(data) > maxHardening {
-		return Floor{}, fmt.Errorf("parse hardening: longer than %d bytes", maxHardening)
-	}
 	var h hardening
-	if err := yaml.UnmarshalStrict(data, &h); err != nil {
-		return Floor{}, fmt.Errorf("parse hardening: %s", strings.ReplaceAll(err.Error(), "\n", "; "))
+	if err := strict.Decode(data, &h); err != nil {
+		return Floor{}, fmt.Errorf("parse hardening: %w", err)
 	}
 	level, ok := map[string]Level{"restricted": Restricted, "baseline": Baseline, "privileged": Privileged}[h.Level]
 	if !ok {
