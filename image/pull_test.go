@@ -8,7 +8,6 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
-	"sallyport/enforce"
 	"sallyport/test/sigkit"
 )
 
@@ -42,19 +41,11 @@ func TestPull(t *testing.T) {
 	if got := e.List(); len(got) != 1 || got[0].ID != im.ID || len(e.Problems()) > 0 {
 		t.Fatalf("after restart List() = %v, Problems() = %v", got, e.Problems())
 	}
-	cands, err := e.Lookup(im.ID.String(), host+"/team/app:v1")
-	if err != nil || len(cands) != 1 || cands[0].Image.Instance != d || cands[0].Evidence.TopManifest == nil {
-		t.Fatalf("Lookup() = %v, %v", cands, err)
+	c := e.lookup(im.ID.String(), host+"/team/app:v1")
+	if c.Image.Instance != d || c.Evidence.TopManifest == nil {
+		t.Fatalf("Lookup() = %+v", c)
 	}
-
-	adm, err := e.gate.AdmitRun(context.Background(), runRequest(cands[0], "c1"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	g, err := e.gate.Redeem(adm)
-	if err != nil {
-		t.Fatal(err)
-	}
+	g := e.run(c, "c1")
 	root, err := e.Mount(context.Background(), g)
 	if err != nil {
 		t.Fatal(err)
@@ -94,9 +85,4 @@ func TestPull(t *testing.T) {
 	if got := e.FsInfo(); got.UsedBytes != 0 || got.Inodes != 0 {
 		t.Errorf("after Remove FsInfo() = %+v", got)
 	}
-}
-
-func runRequest(c Candidate, id string) enforce.RunRequest {
-	return enforce.RunRequest{Image: c.Image, Evidence: c.Evidence, Container: containerOf(id), Spec: "{}", Config: "{}",
-		Pod: enforce.Pod{Namespace: "team", Name: "p", UID: "u"}, PodID: "p1"}
 }
