@@ -92,7 +92,7 @@ func (g *Gate) Install(ctx context.Context, p Policies) error {
 		ev.Outcome = "refused"
 		ev.Hits = []audit.Hit{{Layer: "node", Rule: "no-policy", Msg: "no node policy is installed; everything is denied"}}
 	}
-	if _, err := g.append(ctx, ev); err != nil {
+	if _, err := g.append(ctx, ev, nil); err != nil {
 		return err
 	}
 	g.policies.Store(&p)
@@ -284,14 +284,16 @@ func (g *Gate) redeem(p *permit, verb policy.Verb) (Grant, error) {
 // Record writes an event that is no decision: daemon start and stop, a refused policy, the end of a
 // stream.
 func (g *Gate) Record(ctx context.Context, ev audit.Event) error {
-	_, err := g.append(ctx, ev)
+	_, err := g.append(ctx, ev, nil)
 	return err
 }
 
-func (g *Gate) append(ctx context.Context, ev audit.Event) (audit.Receipt, error) {
-	r, err := g.log.Append(ctx, ev)
+// append makes one record durable, with the redacted input that it was decided on (nil: none). A log
+// that failed is tried again now and then.
+func (g *Gate) append(ctx context.Context, ev audit.Event, input []byte) (audit.Receipt, error) {
+	r, err := g.write(ctx, ev, input)
 	if errors.Is(err, audit.ErrFailed) && g.mayReopen() && g.log.Reopen() == nil {
-		r, err = g.log.Append(ctx, ev)
+		r, err = g.write(ctx, ev, input)
 	}
 	if err != nil {
 		err = fmt.Errorf("%w: %w; nothing was admitted", ErrAudit, err)
@@ -302,6 +304,15 @@ func (g *Gate) append(ctx context.Context, ev audit.Event) (audit.Receipt, error
 	}
 	g.auditErr.Store(nil)
 	return r, nil
+}
+
+func (g *Gate) write(ctx context.Context, ev audit.Event, input []byte) (r audit.Receipt, err error) {
+	if input != nil {
+		if ev.InputHash, err = g.log.PutInput(input); err != nil {
+			return r, err
+		}
+	}
+	return g.log.Append(ctx, ev)
 }
 
 // mayReopen says whether it is time to try a failed log again: at most once in reopenPause, so that a
@@ -337,7 +348,7 @@ func (g *Gate) Run(ctx context.Context) error {
 func (g *Gate) summarise(ctx context.Context, now time.Time) {
 	for _, t := range []*tally{g.denials, g.probes} {
 		for _, ev := range t.expire(now) {
-			_, _ = g.append(ctx, ev) // a failure shows in AuditError and stops what comes next
+			_, _ = g.append(ctx, ev, nil) // a failure shows in AuditError and stops what comes next
 		}
 	}
 }

@@ -110,10 +110,7 @@ func (j *judgement) conclude(ctx context.Context, gr *grant) (*permit, error) {
 	if err != nil {
 		return nil, fmt.Errorf("record %s: %w", j.act.Verb, err)
 	}
-	if ev.InputHash, err = j.gate.log.PutInput(input); err != nil {
-		return nil, fmt.Errorf("%w: %w; nothing was admitted", ErrAudit, err)
-	}
-	receipt, err := j.gate.append(ctx, ev)
+	receipt, err := j.gate.append(ctx, ev, input)
 	if err != nil {
 		return nil, err
 	}
@@ -137,7 +134,7 @@ func (j *judgement) deny(ctx context.Context, ev audit.Event) error {
 		d.Seq = seen.receipt.Seq()
 		return d
 	}
-	receipt, err := j.gate.append(ctx, ev)
+	receipt, err := j.gate.append(ctx, ev, nil)
 	if err != nil {
 		d.unrecorded = err
 		return d
