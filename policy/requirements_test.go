@@ -1,0 +1,457 @@
+package policy
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"sallyport/image/ref"
+	"sallyport/policy/internal/claim"
+)
+
+var now = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+
+const (
+	github  = "https://token.actions.githubusercontent.com"
+	release = "https://github.com/acme/pay/.github/workflows/release.yml@refs/heads/main"
+	prov    = "https://slsa.dev/provenance/v1"
+)
+
+func digest(s string) ref.Digest { return ref.DigestOf([]byte(s)) }
+
+func image(t testing.TB, name string) Image {
+	t.Helper()
+	n, err := ref.Parse(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Image{Name: n, Top: digest("index"), Instance: digest("instance"), ID: digest("config"), OS: "linux", Arch: "amd64"}
+}
+
+// keyless is what a good signature proves; each test changes one fact.
+func keyless() claim.Fields {
+	return claim.Fields{Kind: "keyless", Subject: digest("instance"), Issuer: github, SAN: release,
+		Signed: now.Add(-time.Hour), Logged: 1, Timestamped: 1, SCTs: 1}
+}
+
+func newKey(t testing.TB) (text string, id string) {
+	t.Helper()
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text = publicPEM(t, k.Public())
+	parsed, err := parseKey([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text, parsed.ID
+}
+
+func publicPEM(t testing.TB, pub any) string {
+	t.Helper()
+	der, err := x509.MarshalPKIXPublicKey(pub)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
+}
+
+// indent makes text a YAML block scalar's body.
+func indent(s string) string {
+	return "        " + strings.ReplaceAll(strings.TrimSpace(s), "\n", "\n        ")
+}
+
+func parse(t testing.TB, yaml string) *Requirements {
+	t.Helper()
+	r, err := ParseRequirements([]byte(yaml), nil)
+	if err != nil {
+		t.Fatalf("ParseRequirements() = %v\n%s", err, yaml)
+	}
+	return r
+}
+
+const payRelease = `policies:
+- name: payments-release
+  images:
+  - glob: registry.example/pay/**
+  authorities:
+  - keyless:
+      identities:
+      - issuer: ` + github + `
+        subject: ` + release + "\n"
+
+type verifierOf []Claim
+
+func (v verifierOf) Verify(context.Context, Image, Evidence, time.Time) ([]Claim, []string, error) {
+	return v, nil, nil
+}
+
+func judge(r *Requirements, img Image, claims ...Claim) Verdict {
+	l := &Layer{Name: "node", Hash: "h", Images: []ImageRule{r}, Verifier: verifierOf(claims)}
+	return l.JudgeImage(context.Background(), img, Evidence{}, now)
+}
+
+// Every denial differs from the allowed twin, keyless() under payRelease plus extra, in one fact.
+func TestRequirementDenies(t *testing.T) {
+	keyText, keyID := newKey(t)
+	byKey := "policies:\n- name: by-key\n  images:\n  - glob: registry.example/pay/**\n  authorities:\n  - name: ci\n    key:\n      data: |\n" + indent(keyText) + "\n"
+	keyed := claim.Fields{Kind: "key", KeyID: keyID, Subject: digest("instance")}
+	att := strings.TrimSuffix(payRelease, "\n") + "\n    attestations:\n    - name: provenance\n      predicateType: slsaprovenance1\n      maxAge: 24h\n"
+	provenance := keyless()
+	provenance.PredicateType = prov
+	window := byKey + "      notBefore: 2026-01-01T00:00:00Z\n      notAfter: 2027-01-01T00:00:00Z\n"
+	closed := byKey + "      notBefore: 2026-01-01T00:00:00Z\n      notAfter: 2026-11-22T12:00:00Z\n"
+	early := byKey + "      notBefore: 2026-11-22T12:00:01Z\n      notAfter: 2027-01-01T00:00:00Z\n"
+	claims := payRelease + "        claims: {SourceRepositoryOwnerIdentifier: \"42\"}\n"
+	owned := keyless()
+	owned.Extensions = map[string]string{"SourceRepositoryOwnerIdentifier": "42"}
+	tests := []struct {
+		name   string
+		yaml   string // of the allowed twin, and of the denial unless denied is set
+		good   claim.Fields
+		change func(*claim.Fields)
+		denied string
+		rule   string
+		want   string
+	}{
+		{name: "subject", yaml: payRelease, good: keyless(), change: func(f *claim.Fields) { f.SAN = "mallory@evil.example" },
+			rule: "payments-release", want: "no signature by " + release + "; found 1, by mallory@evil.example"},
+		{name: "subject that continues", yaml: payRelease, good: keyless(), change: func(f *claim.Fields) { f.SAN += "2" }, rule: "payments-release", want: "no signature by"},
+		{name: "issuer", yaml: payRelease, good: keyless(), change: func(f *claim.Fields) { f.Issuer = "https://evil.example" },
+			rule: "payments-release", want: release + " is vouched for by https://evil.example, want " + github},
+		{name: "issuer that continues", yaml: payRelease, good: keyless(), change: func(f *claim.Fields) { f.Issuer += ".evil.example" }, rule: "payments-release", want: "is vouched for by"},
+		{name: "not logged", yaml: payRelease, good: keyless(), change: func(f *claim.Fields) { f.Logged = 0 }, rule: "payments-release", want: "in no transparency log (rekor: required)"},
+		{name: "no SCT", yaml: payRelease, good: keyless(), change: func(f *claim.Fields) { f.SCTs = 0 }, rule: "payments-release", want: "in no certificate log (sct: required)"},
+		{name: "no time", yaml: payRelease, good: keyless(), change: func(f *claim.Fields) { f.Signed = time.Time{} }, rule: "payments-release", want: "no verified time (timestamp: required)"},
+		{name: "other manifest", yaml: payRelease, good: keyless(), change: func(f *claim.Fields) { f.Subject = digest("another") }, rule: "payments-release", want: "another manifest"},
+		{name: "attestation for a signature", yaml: payRelease, good: keyless(), change: func(f *claim.Fields) { f.PredicateType = prov }, rule: "payments-release", want: "no signature by " + release + "; found attestation " + prov + " by " + release},
+		{name: "kind", yaml: payRelease, good: keyless(), change: func(f *claim.Fields) { f.Kind = "key" }, rule: "payments-release", want: "no signature by"},
+		{name: "lapsed", yaml: payRelease, good: keyless(), change: func(f *claim.Fields) { f.NotAfter = now }, rule: "payments-release", want: "lapsed at 2026-11-22T12:00:00Z"},
+		{name: "index wanted", yaml: payRelease + "    subject: index\n", good: func() claim.Fields { f := keyless(); f.Subject = digest("index"); return f }(),
+			change: func(f *claim.Fields) { f.Subject = digest("instance") }, rule: "payments-release", want: "about the platform's manifest, want the index"},
+		{name: "instance wanted", yaml: payRelease + "    subject: instance\n", good: keyless(), change: func(f *claim.Fields) { f.Subject = digest("index") }, rule: "payments-release", want: "about the index, want this platform's manifest"},
+		{name: "claims", yaml: claims, good: owned, change: func(f *claim.Fields) {
+			f.Extensions = map[string]string{"SourceRepositoryOwnerIdentifier": "43"}
+		}, rule: "payments-release", want: `has SourceRepositoryOwnerIdentifier "43", want "42"`},
+		{name: "claims absent", yaml: claims, good: owned, change: func(f *claim.Fields) { f.Extensions = nil }, rule: "payments-release", want: `has SourceRepositoryOwnerIdentifier "", want "42"`},
+		{name: "signature for an attestation", yaml: att, good: provenance, change: func(f *claim.Fields) { f.PredicateType = "" }, rule: "payments-release", want: "no attestation " + prov},
+		{name: "another attestation", yaml: att, good: provenance, change: func(f *claim.Fields) { f.PredicateType = "https://slsa.dev/provenance/v0.2" }, rule: "payments-release", want: "no attestation " + prov},
+		{name: "old attestation", yaml: att, good: provenance, change: func(f *claim.Fields) { f.Signed = now.Add(-24 * time.Hour) }, rule: "payments-release", want: "is of 2026-11-21T12:00:00Z, older than 24h0m0s"},
+		{name: "attestation of the index", yaml: att, good: provenance, change: func(f *claim.Fields) { f.Subject = digest("index") }, rule: "payments-release", want: "want this platform's manifest"},
+		{name: "another key", yaml: byKey, good: keyed, change: func(f *claim.Fields) { f.KeyID = strings.Repeat("0", 64) }, rule: "by-key", want: `no signature by key "ci" (` + keyID[:12] + `); found 1, by key 000000000000`},
+		{name: "key over", yaml: window, denied: closed, good: keyed, rule: "by-key", want: "until 2026-11-22T12:00:00Z"},
+		{name: "key not yet", yaml: window, denied: early, good: keyed, rule: "by-key", want: "from 2026-11-22T12:00:01Z"},
+		{name: "key must be logged", yaml: byKey, denied: byKey + "    rekor: required\n", good: keyed, rule: "by-key", want: "in no transparency log"},
+		{name: "key must be timestamped", yaml: byKey, denied: byKey + "    timestamp: required\n", good: keyed, rule: "by-key", want: "has no verified time"},
+		{name: "rekor lowered", yaml: payRelease + "    rekor: none\n", denied: payRelease, good: func() claim.Fields { f := keyless(); f.Logged = 0; return f }(), rule: "payments-release", want: "in no transparency log"},
+		{name: "sct lowered", yaml: payRelease + "    sct: none\n", denied: payRelease, good: func() claim.Fields { f := keyless(); f.SCTs = 0; return f }(), rule: "payments-release", want: "in no certificate log"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			img := image(t, "registry.example/pay/app:v1")
+			if v := judge(parse(t, tt.yaml), img, claim.New(tt.good)); !v.Allowed() || len(v.Used()) != 1 {
+				t.Fatalf("allowed twin: %v, used %d, want allowed by one claim", v.Hits(), len(v.Used()))
+			}
+			if tt.denied == "" {
+				tt.denied = tt.yaml
+			}
+			bad := tt.good
+			if tt.change != nil {
+				tt.change(&bad)
+			}
+			v := judge(parse(t, tt.denied), img, claim.New(bad))
+			hits := v.Hits()
+			if v.Allowed() || len(hits) != 1 || hits[0].Rule != tt.rule || hits[0].Layer != "node" || !strings.Contains(hits[0].Msg, tt.want) {
+				t.Errorf("verdict = %v %v, want a denial by %q with %q", v.Allowed(), hits, tt.rule, tt.want)
+			}
+			if v.Transient() {
+				t.Error("the denial is transient, want one that can be cached")
+			}
+		})
+	}
+}
+
+// All matching policies must pass, each by any one of its authorities.
+func TestRequirementsAndOr(t *testing.T) {
+	two := payRelease + "  - keyless:\n      identities:\n      - issuer: " + github + "\n        subject: second\n" +
+		"- name: all-images\n  images: [{glob: \"**\"}]\n  authorities:\n  - keyless: {identities: [{issuer: " + github + ", subject: platform}]}\n"
+	r := parse(t, two)
+	signed := func(who string) Claim { f := keyless(); f.SAN = who; return claim.New(f) }
+	tests := []struct {
+		name  string
+		by    []string
+		image string
+		rules string // that deny
+	}{
+		{"first authority and the other policy", []string{release, "platform"}, "registry.example/pay/app", ""},
+		{"second authority and the other policy", []string{"second", "platform"}, "registry.example/pay/app", ""},
+		{"one policy only", []string{release, "second"}, "registry.example/pay/app", "all-images"},
+		{"other policy only", []string{"platform"}, "registry.example/pay/app", "payments-release"},
+		{"nobody", nil, "registry.example/pay/app", "payments-release all-images"},
+		{"image of one policy", []string{"platform"}, "registry.example/web/app", ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var claims []Claim
+			for _, who := range tt.by {
+				claims = append(claims, signed(who))
+			}
+			v := judge(r, image(t, tt.image), claims...)
+			var rules []string
+			for _, h := range v.Hits() {
+				rules = append(rules, h.Rule)
+			}
+			if got := strings.Join(rules, " "); got != tt.rules || v.Allowed() != (tt.rules == "") {
+				t.Errorf("denied by %q (allowed %v), want %q", got, v.Allowed(), tt.rules)
+			}
+		})
+	}
+}
+
+// Of two attestations each must be there.
+func TestAllAttestations(t *testing.T) {
+	r := parse(t, payRelease+"    attestations:\n    - predicateType: slsaprovenance1\n    - predicateType: cyclonedx\n")
+	one, two := keyless(), keyless()
+	one.PredicateType, two.PredicateType = prov, "https://cyclonedx.org/bom"
+	img := image(t, "registry.example/pay/app")
+	if v := judge(r, img, claim.New(one), claim.New(two)); !v.Allowed() || len(v.Used()) != 2 {
+		t.Errorf("both: %v", v.Hits())
+	}
+	if v := judge(r, img, claim.New(one)); v.Allowed() || v.Hits()[0].Rule != "payments-release" {
+		t.Errorf("one of two: allowed = %v, want a denial", v.Allowed())
+	}
+}
+
+func TestRequirementNoRule(t *testing.T) {
+	r := parse(t, payRelease)
+	for _, name := range []string{"registry.example/payroll/app", "registry.example/pay", "registry.example.evil/pay/app", "evil.example/registry.example/pay/app"} {
+		v := judge(r, image(t, name), claim.New(keyless()))
+		if hits := v.Hits(); v.Allowed() || len(hits) != 1 || hits[0].Rule != "no-rule" {
+			t.Errorf("%s: %v %v, want a denial by no-rule", name, v.Allowed(), hits)
+		}
+	}
+}
+
+func TestRequirementModes(t *testing.T) {
+	img := image(t, "registry.example/pay/app")
+	v := judge(parse(t, payRelease+"  mode: warn\n"), img)
+	if w := v.Warnings(); !v.Allowed() || len(w) != 1 || w[0].Rule != "payments-release" || w[0].Layer != "node" {
+		t.Errorf("mode warn: allowed %v, warnings %v, want allowed with one warning", v.Allowed(), w)
+	}
+	if v := judge(parse(t, payRelease+"  mode: enforce\n"), img); v.Allowed() {
+		t.Error("mode enforce: allowed, want denied")
+	}
+}
+
+func TestStatic(t *testing.T) {
+	static := func(action string) string {
+		return "policies:\n- name: static\n  images: [{glob: registry.example/**}]\n  authorities:\n  - static: {action: " + action + ", message: not here}\n"
+	}
+	img := image(t, "registry.example/app")
+	if v := judge(parse(t, static("pass")), img); !v.Allowed() {
+		t.Errorf("pass: %v, want allowed", v.Hits())
+	}
+	if v := judge(parse(t, static("fail")), img, claim.New(keyless())); v.Allowed() || v.Hits()[0].Rule != "static" || v.Hits()[0].Msg != "not here" {
+		t.Errorf("fail: %v, want a denial by static", v.Hits())
+	}
+}
+
+func TestUntil(t *testing.T) {
+	f := keyless()
+	f.PredicateType, f.Signed = prov, now.Add(-time.Hour)
+	older := f
+	older.Signed = now.Add(-23 * time.Hour)
+	r := parse(t, payRelease+"    attestations:\n    - predicateType: slsaprovenance1\n      maxAge: 24h\n")
+	v := judge(r, image(t, "registry.example/pay/app"), claim.New(older), claim.New(f))
+	if want := now.Add(23 * time.Hour); !v.Allowed() || !v.Until().Equal(want) {
+		t.Errorf("Until() = %v, want %v", v.Until(), want)
+	}
+}
+
+// What a certificate or a registry says must not break the line or grow without bound.
+func TestDenialTextIsBounded(t *testing.T) {
+	f := keyless()
+	f.SAN = "a\nSignatureValidationFailed: ok\x1b[2J" + strings.Repeat("é", 4000)
+	var claims []Claim
+	for i := range 300 {
+		f.SAN = fmt.Sprintf("%d%s", i, f.SAN)
+		claims = append(claims, claim.New(f))
+	}
+	msg := judge(parse(t, payRelease), image(t, "registry.example/pay/app"), claims...).Hits()[0].Msg
+	if len(msg) > maxMsg+len("…") || strings.ContainsAny(msg, "\n\x1b") {
+		t.Errorf("denial has %d bytes: %q", len(msg), msg)
+	}
+	in := ImageInput{Reasons: []string{"bundle 1: " + strings.Repeat("x\n", 1000)}}
+	if got := found(in); len(got) > 300 || strings.Contains(got, "\n") {
+		t.Errorf("found() = %q", got)
+	}
+}
+
+func TestParseRequirementsRefuses(t *testing.T) {
+	keyText, _ := newKey(t)
+	small, err := rsa.GenerateKey(rand.Reader, 1024)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := func(text, more string) string {
+		return "policies:\n- name: a\n  images: [{glob: \"**\"}]\n  authorities:\n  - key:\n      data: |\n" + indent(text) + "\n" + more
+	}
+	id := func(identity string) string {
+		return "policies:\n- name: a\n  images: [{glob: \"**\"}]\n  authorities:\n  - keyless: {identities: [{" + identity + "}]}\n"
+	}
+	of := func(glob, authority string) string {
+		return "policies:\n- name: a\n  images: [{glob: \"" + glob + "\"}]\n  authorities: [" + authority + "]\n"
+	}
+	static := "{static: {action: fail}}"
+	good := id("issuer: " + github + ", subject: me")
+	tests := []struct{ name, yaml, want string }{
+		{"empty file", "", "the file is empty"},
+		{"no policies", "policies: []\n", "policies: empty"},
+		{"unknown field", strings.Replace(good, "images:", "image:", 1), `line 3: unknown field "image"`},
+		{"unknown field below", id("issuer: " + github + ", subjet: me"), `unknown field "subjet"`},
+		{"repeated field", good + "  authorities: []\n", "already defined"},
+		{"two documents", good + "---\n" + good, "more than one YAML document"},
+		{"not YAML", "policies:\n- name: \"a\n", "line 2: found unexpected end of stream"},
+		{"no name", strings.Replace(good, "name: a", "mode: enforce", 1), "policies[0].name"},
+		{"bad name", strings.Replace(good, "name: a", "name: \"a b\"", 1), "policies[0].name"},
+		{"no images", strings.Replace(good, "images: [{glob: \"**\"}]", "images: []", 1), "policies[0].images: empty"},
+		{"empty glob", of("", static), "policies[0].images[0].glob: empty"},
+		{"glob with tag", of("registry.example/a:v1", static), "tags are not matched"},
+		{"glob with digest", of("registry.example/a@sha256", static), "tags and digests are not matched"},
+		{"glob with class", of("registry.example/[a-z]", static), "cannot stand in a repository"},
+		{"short name", of("nginx", static), "no registry host; write for example docker.io/library/nginx"},
+		{"short name with slash", of("library/nginx", static), "no registry host"},
+		{"host only", of("registry.example", static), "write registry.example/**"},
+		{"index.docker.io", of("index.docker.io/library/nginx", static), "write docker.io"},
+		{"no authorities", of("**", ""), "policies[0].authorities: empty"},
+		{"authority without anything", of("**", "{name: x}"), "authorities[0].key, keyless, static: give exactly one"},
+		{"keyless null", of("**", "{keyless: }"), "give exactly one"},
+		{"static and key", of("**", "{static: {action: pass}, key: {data: x}}"), "give exactly one"},
+		{"static without action", of("**", "{static: {}}"), `static.action: ""; want pass or fail`},
+		{"static beside others", of("**", "{static: {action: pass}}, {keyless: {identities: [{issuer: "+github+", subject: me}]}}"), "authorities[0].static: stands beside other authorities"},
+		{"no identities", of("**", "{keyless: {identities: []}}"), "keyless.identities: empty"},
+		{"no issuer", id("subject: me"), "keyless.identities[0].issuer"},
+		{"issuer no URL", id("issuer: github, subject: me"), "keyless.identities[0].issuer"},
+		{"no subject", id("issuer: " + github), "subject, subjectRegExp: give exactly one"},
+		{"two subjects", id("issuer: " + github + ", subject: me, subjectRegExp: me"), "subject, subjectRegExp: give exactly one"},
+		{"issuer pattern", id("issuer: " + github + ", issuerRegExp: \".*\", subject: me"), "issuerRegExp: not supported"},
+		{"pattern that escapes its anchors", id("issuer: " + github + ", subjectRegExp: \"a)|(.*\""), "keyless.identities[0].subjectRegExp"},
+		{"pattern for anybody", id("issuer: " + github + ", subjectRegExp: \".*\""), "matches the empty text"},
+		{"unknown claim", id("issuer: " + github + ", subject: me, claims: {Owner: x}"), `unknown claim "Owner"`},
+		{"empty claim", id("issuer: " + github + ", subject: me, claims: {BuildTrigger: \"\"}"), "claims.BuildTrigger: empty"},
+		{"mode", good + "  mode: shadow\n", `mode: "shadow"; want enforce or warn`},
+		{"rekor word", good + "    rekor: false\n", `rekor: "false"; want required or none`},
+		{"keyless without time", good + "    timestamp: none\n", "proves nothing without a time"},
+		{"key with sct", key(keyText, "    sct: required\n"), "a key has no certificate"},
+		{"subject word", good + "    subject: both\n", "want any, index or instance"},
+		{"subject of attestations", good + "    subject: index\n    attestations: [{predicateType: vuln}]\n", "set attestations[].subject"},
+		{"predicate type", good + "    attestations: [{predicateType: sbom}]\n", `attestations[0].predicateType: "sbom"`},
+		{"signature as attestation", good + "    attestations: [{predicateType: \"" + signV1 + "\"}]\n", "this is a signature"},
+		{"max age", good + "    attestations: [{predicateType: vuln, maxAge: 7d}]\n", `maxAge: "7d"`},
+		{"negative age", good + "    attestations: [{predicateType: vuln, maxAge: -1h}]\n", `maxAge: "-1h"`},
+		{"age without time", key(keyText, "    attestations: [{predicateType: vuln, maxAge: 1h}]\n"), "only with timestamp: required"},
+		{"no key", of("**", "{key: {}}"), "key.data, key.file: give exactly one"},
+		{"not a key", of("**", "{key: {data: hello}}"), "no PEM block"},
+		{"private key", key(strings.ReplaceAll(keyText, "PUBLIC", "PRIVATE"), ""), "want a PUBLIC KEY"},
+		{"two keys", key(keyText+keyText, ""), "more follows the first PEM block"},
+		{"small RSA", key(publicPEM(t, small.Public()), ""), "RSA key has 1024 bits"},
+		{"key file", of("**", "{key: {file: a.pem}}"), "key.file: no files can be read here"},
+		{"empty window", key(keyText, "      notBefore: 2026-01-01T00:00:00Z\n      notAfter: 2026-01-01T00:00:00Z\n"), "not after key.notBefore"},
+		{"same name", good + strings.TrimPrefix(strings.Replace(good, "\"**\"", "\"a.example/**\"", 1), "policies:\n"), `policies[1].name: "a" is the name of policies[0] too`},
+		{"same glob twice", strings.Replace(good, "[{glob: \"**\"}]", "[{glob: \"**\"}, {glob: \"**\"}]", 1), `"**" stands twice`},
+		{"same authority name", of("**", "{name: x, keyless: {identities: [{issuer: "+github+", subject: me}]}}, {name: x, keyless: {identities: [{issuer: "+github+", subject: you}]}}"), "authorities[1].name"},
+		{"required and rejected", good + "- name: b\n  images: [{glob: \"**\"}]\n  authorities: [" + static + "]\n", `policies "a" and "b" contradict each other`},
+		{"two windows", key(keyText, "      notAfter: 2027-01-01T00:00:00Z\n") + strings.TrimPrefix(strings.Replace(key(keyText, ""), "name: a", "name: b", 1), "policies:\n"), "has two validity windows"},
+		{"too large", "# " + strings.Repeat("x", 1<<20), "more than the limit"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := ParseRequirements([]byte(tt.yaml), nil)
+			if err == nil || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "\n") {
+				t.Errorf("ParseRequirements() = %v, want one line with %q", err, tt.want)
+			}
+		})
+	}
+	parse(t, good)
+	parse(t, key(keyText, ""))
+}
+
+func TestKeyFile(t *testing.T) {
+	text, id := newKey(t)
+	yaml := "policies:\n- name: a\n  images: [{glob: \"**\"}]\n  authorities: [{key: {file: keys/ci.pub}}]\n"
+	r, err := ParseRequirements([]byte(yaml), func(name string) ([]byte, error) {
+		if name != "keys/ci.pub" {
+			return nil, errors.New("no")
+		}
+		return []byte(text), nil
+	})
+	if err != nil || len(r.Keys()) != 1 || r.Keys()[0].ID != id {
+		t.Errorf("ParseRequirements() = %v, keys %v, want key %s", err, r.Keys(), id)
+	}
+	if _, err := ParseRequirements([]byte(yaml), func(string) ([]byte, error) { return nil, errors.New("permission denied") }); err == nil || !strings.Contains(err.Error(), "authorities[0].key.file: permission denied") {
+		t.Errorf("unreadable key: %v, want an error that names the field", err)
+	}
+}
+
+func TestGlob(t *testing.T) {
+	tests := []struct {
+		glob, repository string
+		want             bool
+	}{
+		{"registry.example/app", "registry.example/app", true},
+		{"registry.example/app", "registry.example/app2", false},
+		{"registry.example/app", "registryxexample/app", false},
+		{"registry.example/*", "registry.example/app", true},
+		{"registry.example/*", "registry.example/team/app", false},
+		{"registry.example/**", "registry.example/team/app", true},
+		{"registry.example/**", "registry.example.evil/app", false},
+		{"registry.example/team-*/app", "registry.example/team-a/app", true},
+		{"registry.example/team-*/app", "registry.example/team-a/b/app", false},
+		{"registry.example/**/app", "registry.example/a/b/app", true},
+		{"*.example/app", "registry.example/app", true},
+		{"*.example/app", "evil.org/x.example/app", false},
+		{"localhost:5000/**", "localhost:5000/a", true},
+		{"**", "anything.example/at/all", true},
+	}
+	for _, tt := range tests {
+		g, err := parseGlob(tt.glob)
+		if err != nil {
+			t.Errorf("parseGlob(%q) = %v", tt.glob, err)
+			continue
+		}
+		if got := g.match(tt.repository); got != tt.want {
+			t.Errorf("%q matches %q = %v, want %v", tt.glob, tt.repository, got, tt.want)
+		}
+	}
+	if (glob{}).match("registry.example/app") {
+		t.Error("the zero glob matches")
+	}
+}
+
+func TestSubjectRegExpIsAnchored(t *testing.T) {
+	r := parse(t, strings.Replace(payRelease, "subject: "+release, `subjectRegExp: https://github\.com/acme/[a-z]+/\.github/workflows/release\.yml@refs/tags/v.*|other`, 1))
+	img := image(t, "registry.example/pay/app")
+	for san, want := range map[string]bool{
+		"https://github.com/acme/pay/.github/workflows/release.yml@refs/tags/v1": true,
+		"other": true,
+		"https://evil.example/?https://github.com/acme/pay/.github/workflows/release.yml@refs/tags/v1": false,
+		"another": false,
+		"others":  false,
+	} {
+		f := keyless()
+		f.SAN = san
+		if v := judge(r, img, claim.New(f)); v.Allowed() != want {
+			t.Errorf("%s: allowed = %v, want %v (%v)", san, v.Allowed(), want, v.Hits())
+		}
+	}
+}
