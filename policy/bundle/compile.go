@@ -76,7 +76,7 @@ func (c *compiled) images(f files, scratch string) error {
 	if text, ok := f["policy.json"]; ok {
 		rule, err := containersRule(text, f.read, scratch)
 		if err != nil {
-			return fmt.Errorf("policy.json: %w", err)
+			return err
 		}
 		if reqs != nil {
 			if err := contradiction(text, reqs); err != nil {

@@ -160,7 +160,7 @@ func (f files) hash() string {
 
 // read returns a file that another file of the bundle names, e.g. a public key.
 func (f files) read(name string) ([]byte, error) {
-	if path.IsAbs(name) || path.Clean(name) != name {
+	if !filepath.IsLocal(name) || path.Clean(name) != name {
 		return nil, fmt.Errorf("%q: write a path within the bundle and put the file there", name)
 	}
 	data, ok := f[name]

@@ -1,6 +1,8 @@
 package bundle
 
 import (
+	"os"
+
 	"sallyport/policy"
 	"sallyport/policy/containers"
 	"sallyport/policy/sigstore"
@@ -23,6 +25,9 @@ func verifier(root []byte, reqs *policy.Requirements) (policy.Verifier, error) {
 // containersRule compiles policy.json. Key files are taken from the bundle; scratch is where signatures
 // are laid out while they are judged.
 func containersRule(text []byte, read func(string) ([]byte, error), scratch string) (policy.ImageRule, error) {
+	if scratch == "" {
+		scratch = os.TempDir()
+	}
 	inlined, err := containers.Inline(text, read)
 	if err != nil {
 		return nil, err
