@@ -28,31 +28,51 @@ type loaded struct {
 	problem error                     // of the latest read; list is then the last good one
 }
 
-// Run follows the configuration directory until ctx ends. Without it, or without inotify, changes are
-// seen only by polling here and by callers that find no network. It returns ctx's error.
+// Run follows the configuration directory until ctx ends, by inotify and by a look every pollWait: the
+// node may be out of inotify instances, and the directory may be replaced. It returns ctx's error.
 func (c *CNI) Run(ctx context.Context) error {
-	events := make(chan fsnotify.Event)
+	var events chan fsnotify.Event
+	var faults chan error // such as a queue that overflowed: a look finds what the event would have said
 	watcher, err := fsnotify.NewWatcher()
-	if err == nil { // else the node is out of inotify instances or descriptors: polling does it
+	if err == nil {
 		defer watcher.Close()
-		events = watcher.Events
+		events, faults = watcher.Events, watcher.Errors
+	} else {
+		c.o.Log.Warn("watch CNI configuration: changes are seen by polling only", "every", pollWait, "cause", err)
 	}
 	look := time.NewTimer(0)
 	defer look.Stop()
+	told := ""
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-events:
 			look.Reset(settle)
+		case <-faults:
+			look.Reset(settle)
 		case <-look.C:
 			if watcher != nil && len(watcher.WatchList()) == 0 {
-				watcher.Add(c.o.ConfDir) // again after the directory was replaced; not there yet is no fault
+				watcher.Add(c.o.ConfDir) // not there yet is no fault
 			}
-			c.load()
+			if now := c.load().String(); now != told {
+				c.o.Log.Info("CNI configuration", "network", now)
+				told = now
+			}
 			look.Reset(pollWait)
 		}
 	}
+}
+
+// String is the network's name, or what is wrong.
+func (l *loaded) String() string {
+	switch {
+	case l.list == nil:
+		return "none: " + l.problem.Error()
+	case l.problem != nil:
+		return l.list.Name + ", still: " + l.problem.Error()
+	}
+	return l.list.Name
 }
 
 // ready returns the configuration in use. Where there is none it looks once more, since its caller

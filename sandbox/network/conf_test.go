@@ -3,11 +3,15 @@ package network
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // plain makes a CNI of an empty configuration directory, with plugins that exist and do nothing.
@@ -156,6 +160,67 @@ func TestRun(t *testing.T) {
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Errorf("Run() = %v, want %v", err, context.Canceled)
 	}
+}
+
+// Without descriptors, and so without inotify, polling sees the change; what was loaded stays meanwhile.
+func TestRunWithoutDescriptors(t *testing.T) {
+	c, conf := plain(t)
+	var said lockedBuffer
+	c.o.Log = slog.New(slog.NewTextHandler(&said, nil))
+	write(t, filepath.Join(conf, "1.conflist"), one)
+	c.load()
+	write(t, filepath.Join(conf, "0.conflist"), two)
+	lowest, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0) // the lowest number that is free
+	if err != nil {
+		t.Fatal(err)
+	}
+	unix.Close(lowest)
+	var old unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	restore := func() { unix.Setrlimit(unix.RLIMIT_NOFILE, &old) }
+	t.Cleanup(restore)
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(lowest), Max: old.Max}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- c.Run(ctx) }()
+	await := func(what string, ok func(*loaded) bool) {
+		t.Helper()
+		for deadline := time.Now().Add(pollWait + 2*time.Second); !ok(c.conf.Load()); time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: never", what)
+			}
+		}
+	}
+	await("a problem, and the last good network", func(l *loaded) bool { return l.problem != nil && l.list != nil && l.list.Name == "one" })
+	restore()
+	await("the new network", func(l *loaded) bool { return l.list.Name == "two" && l.problem == nil })
+	cancel()
+	<-done
+	if !strings.Contains(said.String(), "polling only") {
+		t.Errorf("log = %q, want a warning", said.String())
+	}
+}
+
+// lockedBuffer is a log that may be read while it is written.
+type lockedBuffer struct {
+	mu   sync.Mutex
+	text strings.Builder // guarded by mu
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
 }
 
 func TestNew(t *testing.T) {

@@ -7,7 +7,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"sync/atomic"
 	"time"
@@ -21,6 +23,9 @@ var (
 	ErrNotRecovered = errors.New("attachments of earlier runs are not recovered yet")
 	// ErrNoNetwork answers Attach and Status while no usable network configuration is loaded.
 	ErrNoNetwork = errors.New("no CNI network")
+	// ErrAttached answers Attach for a pod that has an attachment, if only one that could not be undone: a
+	// second ADD without a DEL would leak the first one's address (CNI specification, ADD).
+	ErrAttached = errors.New("the pod is attached already")
 )
 
 const (
@@ -37,6 +42,7 @@ type Options struct {
 	CacheDir string        // ours alone, on a disk: records of attachments, and libcni's results
 	BootID   string        // of the running kernel; distinguishes attachments of an earlier boot
 	Timeout  time.Duration // of one ADD, DEL or CHECK of the whole chain; 0 is 60 s
+	Log      *slog.Logger  // nil: slog.Default()
 }
 
 // CNI is the node's pod network. Its methods may be called concurrently; the calls for one pod are the
@@ -71,6 +77,9 @@ func New(o Options) (*CNI, error) {
 	}
 	if o.Timeout <= 0 {
 		o.Timeout = defaultTimeout
+	}
+	if o.Log == nil {
+		o.Log = slog.Default()
 	}
 	return &CNI{
 		o:   o,
@@ -115,6 +124,9 @@ func (c *CNI) Attach(ctx context.Context, a Attachment) (Result, error) {
 	conf, err := c.ready()
 	if err != nil {
 		return Result{}, fmt.Errorf("attach pod %s: %w", a.PodID, err)
+	}
+	if _, err := os.Lstat(c.file(a.PodID)); err == nil {
+		return Result{}, fmt.Errorf("attach pod %s: %w", a.PodID, ErrAttached)
 	}
 	r := newRecord(c.o.BootID, conf.list, a)
 	if err := c.keep(r); err != nil { // before ADD: see the package comment

@@ -121,6 +121,9 @@ func TestAttach(t *testing.T) {
 	if res.Network != s.bridge || len(res.IPs) != 1 {
 		t.Fatalf("Attach() = %+v, want one address of %s", res, s.bridge)
 	}
+	if _, err := s.CNI.Attach(t.Context(), a); !errors.Is(err, ErrAttached) {
+		t.Errorf("second Attach() = %v, want %v", err, ErrAttached)
+	}
 	out, err := exec.Command("nsenter", "--net="+a.NetNS, "ip", "-o", "-4", "addr", "show", "eth0").CombinedOutput()
 	if err != nil || !strings.Contains(string(out), res.IPs[0].String()) {
 		t.Errorf("eth0 = %s, %v, want %s", out, err, res.IPs[0])

@@ -11,9 +11,13 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
+
+// makeTimeout is long: Make takes 2 ms on an idle node.
+const makeTimeout = 30 * time.Second
 
 // Options says what a pod gets. The zero value of each field is the most isolated, except NetPath, where
 // the network namespace needs a place.
@@ -58,8 +62,11 @@ var kinds = []kind{
 }
 
 // Make makes and pins the namespaces that o asks for, with loopback up, hostname and sysctls set. On an
-// error nothing of it is left. It may be called concurrently for different pods. The deadline is ctx's.
+// error nothing of it is left. It may be called concurrently for different pods. It ends with ctx, or after
+// makeTimeout.
 func Make(ctx context.Context, o Options) (Set, error) {
+	ctx, cancel := context.WithTimeout(ctx, makeTimeout)
+	defer cancel()
 	job, err := plan(o)
 	if err != nil {
 		return Set{}, fmt.Errorf("make namespaces: %w", err)
