@@ -480,7 +480,7 @@ func TestAttachAtOnce(t *testing.T) {
 
 // BenchmarkAttach measures ADD and DEL by the plugins in the chain, and the durable record beside them.
 func BenchmarkAttach(b *testing.B) {
-	for _, chain := range []string{"bridge", "bridge+portmap", "bridge+portmap+port", "record"} {
+	for _, chain := range []string{"bridge", "bridge+portmap", "bridge+portmap+port", "bridge+portmap-nft+port", "record"} {
 		b.Run(chain, func(b *testing.B) {
 			s := newSite(b)
 			if chain == "bridge" {
@@ -488,8 +488,12 @@ func BenchmarkAttach(b *testing.B) {
 		{"type":"portmap","capabilities":{"portMappings":true},"snat":false}`, "", 1))
 				s.CNI.load()
 			}
+			if chain == "bridge+portmap-nft+port" {
+				write(b, filepath.Join(s.conf, "10-spt.conflist"), strings.Replace(s.plan, `"type":"portmap"`, `"type":"portmap","backend":"nftables"`, 1))
+				s.CNI.load()
+			}
 			a := pod(b, "bb01")
-			if chain == "bridge+portmap+port" {
+			if strings.HasSuffix(chain, "+port") {
 				a.Ports = []Port{{18082, 80, "tcp", ""}}
 			}
 			var add, del time.Duration
