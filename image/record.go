@@ -185,7 +185,9 @@ func (s *Store) loadRecords() error {
 			path := s.path("images", im.Name(), d.Name(), "record.json")
 			r, err := s.readRecord(path)
 			if errors.Is(err, fs.ErrNotExist) {
-				os.RemoveAll(filepath.Dir(path)) // a removal or a pull that was cut short
+				// A removal or a pull that was cut short; sweep then sees that no record is left.
+				os.RemoveAll(filepath.Dir(path))
+				os.Remove(s.path("images", im.Name()))
 				continue
 			}
 			if err == nil && (r.ID.Hex() != im.Name() || r.key() != d.Name()) {

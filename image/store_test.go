@@ -33,13 +33,13 @@ func TestMain(m *testing.M) {
 // env is a store with its gate, in directories of their own.
 type env struct {
 	*Store
-	t    *testing.T
+	t    testing.TB
 	gate *enforce.Gate
 	opts Options
 }
 
 // newEnv opens a store that talks plain HTTP to the given loopback hosts.
-func newEnv(t *testing.T, insecure ...string) *env {
+func newEnv(t testing.TB, insecure ...string) *env {
 	t.Helper()
 	roottest.Need(t)
 	dir := t.TempDir()
@@ -77,7 +77,7 @@ func (e *env) reopen() {
 	e.open()
 }
 
-func unmountBelow(t *testing.T, dir string) {
+func unmountBelow(t testing.TB, dir string) {
 	b, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		t.Error(err)

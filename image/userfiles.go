@@ -37,6 +37,13 @@ func (c *userFileCache) drop(id ref.Digest) {
 // is absent, no regular file or larger than 1 MiB is nil, nil: names are then not resolved, numbers are.
 // The caller must not change the slices.
 func (s *Store) UserFiles(ctx context.Context, instance, id ref.Digest) (passwd, group []byte, err error) {
+	known := false
+	for _, r := range s.index.records(id) {
+		known = known || r.Instance == instance
+	}
+	if !known {
+		return nil, nil, fmt.Errorf("read users of image %s: %w", id, ErrNotFound)
+	}
 	s.users.mu.Lock()
 	held, ok := s.users.byID[id]
 	s.users.mu.Unlock()
@@ -45,13 +52,6 @@ func (s *Store) UserFiles(ctx context.Context, instance, id ref.Digest) (passwd,
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, nil, err
-	}
-	known := false
-	for _, r := range s.index.records(id) {
-		known = known || r.Instance == instance
-	}
-	if !known {
-		return nil, nil, fmt.Errorf("read users of image %s: %w", id, ErrNotFound)
 	}
 	if passwd, group, err = s.readUserFiles(id); err != nil {
 		return nil, nil, fmt.Errorf("read users of image %s: %w", id, err)
