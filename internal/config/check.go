@@ -89,7 +89,7 @@ var checks = []check{
 	{"image.auth_file", func(c Config) (string, string) { return absoluteOrEmpty(c.Image.AuthFile) }},
 	{"limits.pids", func(c Config) (string, string) {
 		if c.Limits.Pids < 0 || c.Limits.Pids > 1<<22 { // PID_MAX_LIMIT of a 64-bit kernel
-			return fmt.Sprint(c.Limits.Pids), "use 0 (no limit) to 4194304"
+			return fmt.Sprint(c.Limits.Pids), "use 0 (the default) to 4194304"
 		}
 		return "", ""
 	}},

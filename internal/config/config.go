@@ -87,7 +87,7 @@ type Image struct {
 
 // Limits are bounds for every container.
 type Limits struct {
-	Pids    int64 `toml:"pids" doc:"Most processes of a container for which the pod sets no other limit. 0: no limit."`
+	Pids    int64 `toml:"pids" doc:"Most processes of a container for which the pod sets no other limit. 0: 4096; nobody gets no limit."`
 	LogSize int64 `toml:"log_size" doc:"Most bytes of one container log file before conmon stops it growing; the kubelet rotates long before. 0: no limit."`
 }
 

@@ -1,0 +1,307 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"sallyport/audit"
+	"sallyport/enforce"
+	"sallyport/image"
+	"sallyport/internal/config"
+	"sallyport/internal/cri"
+	"sallyport/internal/durable"
+	"sallyport/internal/telemetry"
+	"sallyport/sandbox"
+	"sallyport/sandbox/network"
+	"sallyport/sandbox/spec"
+	"sallyport/sandbox/stats"
+)
+
+// daemon is the rooms of one run, in the order in which they are opened.
+type daemon struct {
+	c       config.Config
+	log     *slog.Logger
+	audit   *audit.Log
+	gate    *enforce.Gate
+	policy  *policySource
+	images  *image.Store
+	cni     *network.CNI
+	pods    *sandbox.Pods
+	figures *telemetry.Metrics
+}
+
+// serve runs the daemon until ctx ends. What it opened is closed in the end; containers go on running.
+func serve(ctx context.Context, c config.Config) (err error) {
+	if err := settle(); err != nil {
+		return err
+	}
+	if err := makeDirs(c.Root, c.State, c.ImageRun(), scratchDir(c)); err != nil {
+		return err
+	}
+	for _, dir := range []string{c.Root, c.State} {
+		lock, err := lockDir(dir)
+		if err != nil {
+			return err
+		}
+		defer lock.Close()
+	}
+	d := &daemon{c: c, log: newLog(c.Log)}
+	if err := d.openGate(ctx); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.audit.Close()) }()
+	if err := d.openStores(); err != nil {
+		return d.refused(ctx, err)
+	}
+	defer func() { err = errors.Join(err, d.images.Close()) }()
+	server, err := d.openPods(ctx)
+	if err != nil {
+		return d.refused(ctx, err)
+	}
+	err = d.run(ctx, server)
+	d.pods.Close()
+	return errors.Join(err, d.record(context.WithoutCancel(ctx), "stop", nil))
+}
+
+func scratchDir(c config.Config) string { return filepath.Join(c.State, "scratch") }
+
+// openGate opens the audit log, makes the gate and installs the policy. A broken policy does not keep
+// the daemon from starting: it denies, and says so in Status.
+func (d *daemon) openGate(ctx context.Context) error {
+	boot, err := bootID()
+	if err != nil {
+		return err
+	}
+	node, err := os.Hostname()
+	if err != nil {
+		return fmt.Errorf("find the node's name: %w", err)
+	}
+	if d.audit, err = audit.Open(audit.Options{Dir: d.c.AuditDir(), Node: node, BootID: boot}); err != nil {
+		return err
+	}
+	key, err := envKey(filepath.Join(d.c.Root, "env.key"))
+	if err == nil {
+		d.gate, err = enforce.New(enforce.Options{Log: d.audit, Source: d.c.Policy.Source, EnvKey: key, ControlPaths: d.c.ControlPaths()})
+	}
+	if err == nil {
+		d.figures = telemetry.New(d.gateFigures)
+		d.policy = &policySource{dir: d.c.Policy.Dir, scratch: scratchDir(d.c), gate: d.gate, log: d.log}
+		err = d.record(ctx, "start", nil)
+	}
+	if err == nil {
+		err = d.policy.reload(ctx)
+	}
+	if err != nil {
+		return errors.Join(err, d.audit.Close())
+	}
+	return nil
+}
+
+func (d *daemon) openStores() (err error) {
+	d.images, err = image.Open(image.Options{Root: d.c.ImageRoot(), RunRoot: d.c.ImageRun(), Gate: d.gate,
+		RegistriesConf: existing(d.c.Image.RegistriesConf), AuthFile: existing(d.c.Image.AuthFile), Pinned: d.c.Image.Pinned})
+	if err != nil {
+		return err
+	}
+	for _, p := range d.images.Problems() {
+		d.log.Warn("image store", "problem", p)
+	}
+	boot, err := bootID()
+	if err == nil {
+		d.cni, err = network.New(network.Options{ConfDir: d.c.Network.ConfDir, BinDirs: d.c.Network.BinDirs, CacheDir: d.c.CNICache(),
+			BootID: boot, Timeout: d.c.Timeout.Network})
+	}
+	if err != nil {
+		return errors.Join(err, d.images.Close())
+	}
+	return nil
+}
+
+// openPods proves the runtimes, takes over what runs, and wires the server.
+func (d *daemon) openPods(ctx context.Context) (*cri.Server, error) {
+	runtimes := map[string]string{"": d.c.Runtime.Handlers[d.c.Runtime.Default].Path}
+	for name, h := range d.c.Runtime.Handlers {
+		runtimes[name] = h.Path
+	}
+	var err error
+	d.pods, err = sandbox.New(sandbox.Options{Root: filepath.Join(d.c.State, "sandbox"), State: d.c.Root, Gate: d.gate, Images: d.images, Network: d.cni,
+		Runtimes: runtimes, Conmon: d.c.Runtime.Conmon, Init: d.c.Runtime.Init, LogMax: d.c.Limits.LogSize, Deadline: d.c.Timeout.Runtime, Log: d.log})
+	if err != nil {
+		return nil, err
+	}
+	facts, err := d.probe(ctx)
+	if err != nil {
+		return nil, err
+	}
+	host, err := hostFacts(facts[""])
+	if err != nil {
+		return nil, err
+	}
+	if !host.Seccomp {
+		return nil, errors.New("look at host: the kernel or the OCI runtime cannot filter system calls (seccomp); nothing could be hardened")
+	}
+	d.tellLimits(host)
+	initHash, err := hashFile(d.c.Runtime.Init)
+	if err != nil {
+		return nil, err
+	}
+	reader, err := stats.Open()
+	if err != nil {
+		return nil, err
+	}
+	if err := d.pods.Restore(ctx); err != nil {
+		return nil, fmt.Errorf("restore pods: %w", err)
+	}
+	return cri.New(cri.Options{
+		Version: version, Gate: d.gate, Images: d.images, Pods: d.pods, Host: host, Device: statDevice, Stats: reader, InitHash: initHash,
+		Defaults:      spec.Defaults{CgroupParent: d.c.Runtime.Parent, PidsLimit: d.c.Limits.Pids},
+		Handlers:      handlers(d.c.Runtime.Handlers, facts),
+		Default:       d.c.Runtime.Default,
+		NetworkStatus: d.cni.Status, PolicyProblem: d.policy.trouble,
+		CreateTimeout: d.c.Timeout.Create, PullTimeout: d.c.Timeout.Pull, Slow: d.c.CRI.Slow,
+		Observe: d.figures.Observe, Log: d.log,
+	})
+}
+
+// probe asks the runtimes who they are. An exploitable one is refused unless the configuration names
+// the risk.
+func (d *daemon) probe(ctx context.Context) (map[string]sandbox.RuntimeFacts, error) {
+	facts, err := d.pods.Probe(ctx)
+	if err == nil || !errors.Is(err, sandbox.ErrUnsafeRuntime) {
+		return facts, err
+	}
+	for name, h := range d.c.Runtime.Handlers {
+		if ferr := facts[name].Safe(); ferr != nil && !h.AllowUnsafe {
+			return nil, fmt.Errorf("%w; install a newer one, or name the risk with runtime.handlers.%s.allow_unsafe_version", err, name)
+		}
+	}
+	d.log.Warn("an unsafe OCI runtime is used, as the configuration allows", "err", err)
+	return facts, nil
+}
+
+// tellLimits says once what this node cannot grant, so that nobody wonders later.
+func (d *daemon) tellLimits(h spec.Host) {
+	if h.OOMScoreAdjMin > -1000 {
+		d.log.Warn("the daemon lacks CAP_SYS_RESOURCE: oom_score_adj and hard limits of containers are clamped to its own",
+			"oom_score_adj", h.OOMScoreAdjMin)
+	}
+	d.log.Info("host", "cgroup", h.CgroupVersion, "controllers", strings.Join(h.Controllers, ","), "selinux", h.SELinux, "apparmor", h.AppArmor)
+}
+
+// run serves until ctx ends.
+func (d *daemon) run(ctx context.Context, server *cri.Server) error {
+	l, err := cri.Listen(d.c.CRI.Socket)
+	if err != nil {
+		return d.refused(ctx, err)
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return d.gate.Run(ctx) })
+	g.Go(func() error { return d.cni.Run(ctx) })
+	g.Go(func() error { return d.pods.Tend(ctx) })
+	g.Go(func() error { return d.reloadOnHangup(ctx) })
+	g.Go(func() error { return d.figures.Serve(ctx, d.c.Metrics.Address) })
+	g.Go(func() error { return server.Serve(ctx, l) })
+	d.log.Info("serving CRI v1", "socket", d.c.CRI.Socket, "version", version)
+	notify("READY=1")
+	err = g.Wait()
+	notify("STOPPING=1")
+	return err
+}
+
+func (d *daemon) gateFigures() telemetry.Gate {
+	st := d.gate.State()
+	return telemetry.Gate{Decisions: st.Decisions, Enforced: st.Installed && st.AuditErr == nil}
+}
+
+// reloadOnHangup reads the policy again on SIGHUP. Only policy and trusted roots reload.
+func (d *daemon) reloadOnHangup(ctx context.Context) error {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-hangup:
+			if err := d.policy.reload(ctx); err != nil {
+				d.log.Error("reload policy", "err", err)
+			}
+		}
+	}
+}
+
+// refused records why the daemon did not start.
+func (d *daemon) refused(ctx context.Context, err error) error {
+	return errors.Join(err, d.record(context.WithoutCancel(ctx), "refused", map[string]string{"error": err.Error()}))
+}
+
+func (d *daemon) record(ctx context.Context, outcome string, detail map[string]string) error {
+	all := map[string]string{"version": version, "pid": fmt.Sprint(os.Getpid())}
+	for k, v := range detail {
+		all[k] = v
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	return d.gate.Record(ctx, audit.Event{Type: "daemon", Outcome: outcome, Source: d.c.Policy.Source, Detail: all})
+}
+
+func handlers(h map[string]config.Handler, facts map[string]sandbox.RuntimeFacts) (out []cri.Handler) {
+	for name := range h {
+		out = append(out, cri.Handler{Name: name, RecursiveReadOnly: facts[name].RRO, UserNamespaces: facts[name].IDMap})
+	}
+	return out
+}
+
+// envKey is the key under which environment values are hashed in records; made once, it never leaves
+// the node.
+func envKey(path string) ([]byte, error) {
+	key, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		key = make([]byte, sha256.Size)
+		rand.Read(key)
+		return key, durable.WriteFile(path, key, 0o600)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read environment key: %w", err)
+	}
+	return key, nil
+}
+
+func bootID() (string, error) {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("read boot ID: %w", err)
+	}
+	return strings.TrimSpace(string(b)), nil
+}
+
+func hashFile(path string) (string, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("hash sallyport-init: %w", err)
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:]), nil
+}
+
+// existing is path if there is a file, and "" if not: the library would fail on a file that need not exist.
+func existing(path string) string {
+	if _, err := os.Stat(path); err != nil {
+		return ""
+	}
+	return path
+}

@@ -1,0 +1,220 @@
+package cri
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	v1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"sallyport/enforce"
+	"sallyport/sandbox"
+	"sallyport/sandbox/spec"
+)
+
+// StartContainer lets a created container run. Where the admission has aged or the policy changed since
+// the create, or the daemon was restarted, the gate is asked again from stored evidence.
+func (s *Server) StartContainer(ctx context.Context, req *v1.StartContainerRequest) (*v1.StartContainerResponse, error) {
+	c, err := s.findContainer(req.GetContainerId())
+	if err == nil {
+		err = c.Start(ctx)
+	}
+	if errors.Is(err, sandbox.ErrNeedsAdmission) {
+		var adm enforce.RunAdmission
+		if adm, err = s.admitStart(ctx, c); err == nil {
+			err = c.StartAdmitted(ctx, adm)
+		}
+	}
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	return &v1.StartContainerResponse{}, nil
+}
+
+// admitStart asks the gate once more about a container as it was created: the same image, spec and
+// configuration, the evidence as stored now.
+func (s *Server) admitStart(ctx context.Context, c *sandbox.Container) (enforce.RunAdmission, error) {
+	img := c.Image()
+	found, err := s.o.Images.Lookup(img.ID.String(), img.Name.String())
+	if err != nil {
+		return enforce.RunAdmission{}, fmt.Errorf("start container %s: %w", c.ID(), err)
+	}
+	text, err := c.Spec()
+	if err != nil {
+		return enforce.RunAdmission{}, err
+	}
+	for _, f := range found {
+		if f.Image.Instance == img.Instance && f.UsableIn(c.Pod().Config().Namespace) {
+			pod := c.Pod()
+			return s.o.Gate.AdmitRun(ctx, enforce.RunRequest{
+				Pod: podFacts(pod.Config()), PodID: pod.ID(), Container: containerFacts(c.Config(), c.ID(), c.Sealed().Weakenings),
+				Image: f.Image, Evidence: f.Evidence, Spec: string(text), Config: c.SealedText(), Resolved: c.Resolved(),
+			})
+		}
+	}
+	return enforce.RunAdmission{}, fmt.Errorf("start container %s: the store no longer holds %s as it was judged; pull it again", c.ID(), img.Name)
+}
+
+// StopContainer ends a container, at the latest after the grace period; an unknown one is stopped.
+func (s *Server) StopContainer(ctx context.Context, req *v1.StopContainerRequest) (*v1.StopContainerResponse, error) {
+	c, err := s.findContainer(req.GetContainerId())
+	if err == nil {
+		err = c.Stop(ctx, seconds(req.GetTimeout()))
+	}
+	if err != nil && !isNotFound(err) {
+		return nil, toStatus(err)
+	}
+	return &v1.StopContainerResponse{}, nil
+}
+
+// RemoveContainer removes a container, stopping it first if need be; an unknown one is removed.
+func (s *Server) RemoveContainer(ctx context.Context, req *v1.RemoveContainerRequest) (*v1.RemoveContainerResponse, error) {
+	c, err := s.findContainer(req.GetContainerId())
+	if err == nil {
+		if err = c.Remove(ctx); err == nil {
+			s.forget(c)
+		}
+	}
+	if err != nil && !isNotFound(err) {
+		return nil, toStatus(err)
+	}
+	return &v1.RemoveContainerResponse{}, nil
+}
+
+// forget drops what is remembered of a container that was removed.
+func (s *Server) forget(c *sandbox.Container) {
+	s.o.Gate.Forget(c.ID())
+	s.o.Stats.Forget(c.CgroupPath())
+	s.users.Delete(c.ID())
+}
+
+// ListContainers lists the containers that pass the filter, the youngest first.
+func (s *Server) ListContainers(_ context.Context, req *v1.ListContainersRequest) (*v1.ListContainersResponse, error) {
+	f := req.GetFilter()
+	resp := &v1.ListContainersResponse{}
+	for _, c := range s.o.Pods.Containers() {
+		cfg, st := c.Config(), c.Status()
+		if !matchID(f.GetId(), c.ID()) || !matchID(f.GetPodSandboxId(), c.Pod().ID()) || !selects(f.GetLabelSelector(), cfg.Labels) ||
+			f.GetState() != nil && f.GetState().GetState() != containerState(st.State) {
+			continue
+		}
+		id := c.Image().ID.String()
+		resp.Containers = append(resp.Containers, &v1.Container{Id: c.ID(), PodSandboxId: c.Pod().ID(), Metadata: containerMetadata(cfg),
+			Image: imageSpecOut(c), ImageRef: id, ImageId: id, State: containerState(st.State), CreatedAt: st.Created.UnixNano(),
+			Labels: cfg.Labels, Annotations: cfg.Annotations})
+	}
+	sortByTime(resp.Containers)
+	return resp, nil
+}
+
+// ContainerStatus describes one container.
+func (s *Server) ContainerStatus(_ context.Context, req *v1.ContainerStatusRequest) (*v1.ContainerStatusResponse, error) {
+	c, err := s.findContainer(req.GetContainerId())
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	resp := &v1.ContainerStatusResponse{Status: s.containerStatusOut(c)}
+	if req.GetVerbose() {
+		text, err := c.Spec()
+		if err != nil {
+			return nil, toStatus(err)
+		}
+		info, err := json.Marshal(map[string]any{"sandboxID": c.Pod().ID(), "pid": c.Status().Pid, "audit": c.Audit(), "specHash": c.SpecHash(),
+			"weakenings": c.Sealed().Weakenings, "runtimeSpec": json.RawMessage(text)})
+		if err != nil {
+			return nil, toStatus(fmt.Errorf("describe container %s: %w", c.ID(), err))
+		}
+		resp.Info = map[string]string{"info": string(info)}
+	}
+	return resp, nil
+}
+
+// UpdateContainerResources changes the limits of a live container as far as the gate admits it.
+func (s *Server) UpdateContainerResources(ctx context.Context, req *v1.UpdateContainerResourcesRequest) (*v1.UpdateContainerResourcesResponse, error) {
+	c, err := s.findContainer(req.GetContainerId())
+	if err == nil && req.GetLinux() == nil {
+		err = fmt.Errorf("update container %s: %w: linux is missing", c.ID(), errInvalid)
+	}
+	if err == nil {
+		err = s.update(ctx, c, resources(req.GetLinux()))
+	}
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	return &v1.UpdateContainerResourcesResponse{}, nil
+}
+
+func (s *Server) update(ctx context.Context, c *sandbox.Container, r spec.Resources) error {
+	want, err := spec.BuildResources(r, s.o.Host)
+	if err != nil {
+		return fmt.Errorf("update container %s: %w", c.ID(), err)
+	}
+	adm, err := s.o.Gate.AdmitUpdate(ctx, enforce.UpdateRequest{Pod: podFacts(c.Pod().Config()),
+		Container: containerFacts(c.Config(), c.ID(), nil), Resources: want})
+	if err != nil {
+		return err
+	}
+	return c.Update(ctx, adm)
+}
+
+// ReopenContainerLog has the monitor write to a new log file.
+func (s *Server) ReopenContainerLog(ctx context.Context, req *v1.ReopenContainerLogRequest) (*v1.ReopenContainerLogResponse, error) {
+	c, err := s.findContainer(req.GetContainerId())
+	if err == nil {
+		err = c.ReopenLog(ctx)
+	}
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	return &v1.ReopenContainerLogResponse{}, nil
+}
+
+// ExecSync runs a command in a container and waits for it. The gate judges it first; a refusal is a
+// code of its own and never an exit code, which the kubelet would take for a failed probe.
+func (s *Server) ExecSync(ctx context.Context, req *v1.ExecSyncRequest) (*v1.ExecSyncResponse, error) {
+	c, err := s.findContainer(req.GetContainerId())
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	res, err := s.execSync(ctx, c, req.GetCmd(), seconds(req.GetTimeout()))
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	return &v1.ExecSyncResponse{Stdout: res.Stdout, Stderr: res.Stderr, ExitCode: int32(res.Code)}, nil
+}
+
+func (s *Server) execSync(ctx context.Context, c *sandbox.Container, cmd []string, limit time.Duration) (sandbox.ExecResult, error) {
+	if len(cmd) == 0 {
+		return sandbox.ExecResult{}, fmt.Errorf("exec in container %s: %w: cmd is empty", c.ID(), errInvalid)
+	}
+	text, err := c.Spec()
+	if err != nil {
+		return sandbox.ExecResult{}, err
+	}
+	process, err := spec.BuildExec(spec.ExecInput{Spec: text, Args: cmd})
+	if err != nil {
+		return sandbox.ExecResult{}, fmt.Errorf("exec in container %s: %w", c.ID(), err)
+	}
+	adm, err := s.o.Gate.AdmitExec(ctx, enforce.ExecRequest{Pod: podFacts(c.Pod().Config()), PodID: c.Pod().ID(),
+		Container: containerFacts(c.Config(), c.ID(), nil), Exec: enforce.Exec{Argv: cmd, Probe: true}, Process: string(process), Spec: string(text)})
+	if err != nil {
+		return sandbox.ExecResult{}, err
+	}
+	return c.ExecSync(ctx, adm, limit)
+}
+
+// maxSeconds keeps a duration in seconds from overflowing; nobody waits 10 years.
+const maxSeconds = 10 * 365 * 24 * 3600
+
+// seconds is a CRI timeout; a negative one is none.
+func seconds(n int64) time.Duration { return time.Duration(min(max(n, 0), maxSeconds)) * time.Second }
+
+// findContainer finds a container that a client may know, by its ID.
+func (s *Server) findContainer(id string) (*sandbox.Container, error) {
+	if id == "" {
+		return nil, fmt.Errorf("%w: container_id is empty", errInvalid)
+	}
+	return s.o.Pods.Container(id)
+}

@@ -1,0 +1,225 @@
+package cri
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+
+	v1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"sallyport/enforce"
+	"sallyport/image"
+	"sallyport/sandbox"
+	"sallyport/sandbox/spec"
+)
+
+// maxProfile is the largest localhost seccomp profile that is read, in bytes (the moby default is 20 KB).
+const maxProfile = 1 << 20
+
+// CreateContainer makes a container that the gate admits: what the image is (Lookup), how it would run
+// (spec.Build), whether it may (AdmitRun), and then exactly that (Create). A retry joins; the same name
+// with another request removes what nobody claimed.
+func (s *Server) CreateContainer(ctx context.Context, req *v1.CreateContainerRequest) (*v1.CreateContainerResponse, error) {
+	pod, err := s.findPod(req.GetPodSandboxId())
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	if err := samePod(pod.Config(), req.GetSandboxConfig()); err != nil {
+		return nil, toStatus(err)
+	}
+	cfg, err := containerConfig(req.GetConfig(), pod.Config())
+	if err != nil {
+		return nil, toStatus(fmt.Errorf("create container: %w", err))
+	}
+	ctr, err := s.creates.do(ctx, digestOf(pod.ID(), cfg.Name), digestOf(cfg), func(ctx context.Context) (*sandbox.Container, error) {
+		return s.create(ctx, pod, cfg)
+	})
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	ctr.Publish()
+	return &v1.CreateContainerResponse{ContainerId: ctr.ID()}, nil
+}
+
+// samePod refuses a create that says it is for another pod or namespace than the sandbox was judged
+// for: the namespace decides which policy applies.
+func samePod(have spec.PodConfig, c *v1.PodSandboxConfig) error {
+	md := c.GetMetadata()
+	switch {
+	case md.GetNamespace() == "":
+		return fmt.Errorf("create container: %w: sandbox_config.metadata.namespace is empty", errInvalid)
+	case md.GetNamespace() != have.Namespace:
+		return fmt.Errorf("create container: %w: sandbox_config names namespace %q, the pod is in %q", errInvalid, md.GetNamespace(), have.Namespace)
+	case md.GetName() != have.Name || md.GetUid() != have.UID:
+		return fmt.Errorf("create container: %w: sandbox_config names pod %q (%s), the sandbox is of %q (%s)", errInvalid, md.GetName(), md.GetUid(), have.Name, have.UID)
+	}
+	return nil
+}
+
+func (s *Server) create(ctx context.Context, pod *sandbox.Pod, cfg spec.ContainerConfig) (*sandbox.Container, error) {
+	found, err := s.o.Images.Lookup(cfg.Image.Image, cfg.Image.UserSpecified)
+	if err != nil {
+		return nil, fmt.Errorf("create container %q: %w", cfg.Name, err)
+	}
+	res, err := pod.Reserve(ctx, cfg)
+	if errors.Is(err, sandbox.ErrExists) {
+		return existingContainer(pod, cfg, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("create container %q: %w", cfg.Name, err)
+	}
+	defer res.Cancel()
+	for again := 0; ; again++ {
+		adm, err := s.admitRun(ctx, res, cfg, found)
+		if err != nil {
+			return nil, err
+		}
+		ctr, err := pod.Create(ctx, adm)
+		if errors.Is(err, enforce.ErrExpired) && again == 0 {
+			continue // the policy changed between the two; judge by the new one
+		}
+		return ctr, err
+	}
+}
+
+// admitRun has the gate judge the container with every candidate that the image could mean; the last
+// admission is as good as any, since all must pass.
+func (s *Server) admitRun(ctx context.Context, res *sandbox.Reservation, cfg spec.ContainerConfig, found []image.Candidate) (adm enforce.RunAdmission, err error) {
+	if len(found) == 0 {
+		return adm, fmt.Errorf("create container %q: %w: no verified image", cfg.Name, image.ErrNotFound)
+	}
+	for _, c := range found {
+		req, err := s.runRequest(ctx, res, cfg, c)
+		if err != nil {
+			return enforce.RunAdmission{}, err
+		}
+		if adm, err = s.o.Gate.AdmitRun(ctx, req); err != nil {
+			s.markStale(c, err)
+			return enforce.RunAdmission{}, err
+		}
+	}
+	return adm, nil
+}
+
+// runRequest builds the final spec for one candidate and seals it with what is judged beside it.
+func (s *Server) runRequest(ctx context.Context, res *sandbox.Reservation, cfg spec.ContainerConfig, c image.Candidate) (enforce.RunRequest, error) {
+	pod, img := res.Pod().Config(), imageConfig(c.Config)
+	fail := func(err error) (enforce.RunRequest, error) {
+		return enforce.RunRequest{}, fmt.Errorf("create container %q: %w", cfg.Name, err)
+	}
+	paths, err := res.Namespaces()
+	if err != nil {
+		return fail(err)
+	}
+	passwd, group, err := s.o.Images.UserFiles(ctx, c.Image.Instance, c.Image.ID)
+	if err != nil {
+		return fail(err)
+	}
+	host := s.o.Host
+	if host.DevicesByPath, err = s.askedDevices(cfg.Devices); err != nil {
+		return fail(err)
+	}
+	out, err := spec.Build(spec.Input{
+		Pod: pod, PodID: res.Pod().ID(), Container: cfg, ID: res.ID(), Image: img, Passwd: passwd, Group: group,
+		Mounts: res.Mounts(), Namespaces: paths, Labels: s.labels(res.Pod().ID()), SeccompProfile: localProfile(cfg.Security.Seccomp),
+		Floor: s.o.Gate.Floor(pod.Namespace), Host: host, Defaults: s.o.Defaults,
+	})
+	if err != nil {
+		return fail(err)
+	}
+	sealed, err := res.Seal(img, out)
+	if err != nil {
+		return fail(err)
+	}
+	req := enforce.RunRequest{
+		Pod: podFacts(pod), PodID: res.Pod().ID(), Container: containerFacts(cfg, res.ID(), out.Weakenings), Image: c.Image, Evidence: c.Evidence,
+		Spec: string(out.JSON), Config: sealed, Resolved: res.Resolved(), Refusals: hits(out.Refusals),
+	}
+	if !c.UsableIn(pod.Namespace) {
+		req.Refusals = append(req.Refusals, enforce.Hit{Layer: "gate", Rule: "image-access", Msg: fmt.Sprintf(
+			"%s was pulled with credentials and namespace %s has not pulled it itself; set imagePullPolicy: Always", c.Image.Name, pod.Namespace)})
+	}
+	return req, nil
+}
+
+// markStale makes the kubelet pull an image again whose stored evidence was not enough: it pulls only
+// what is absent, and a pull fetches evidence anew.
+func (s *Server) markStale(c image.Candidate, err error) {
+	var denied *enforce.Denied
+	if !errors.As(err, &denied) || len(denied.Hits) == 0 || c.Image.Name.IsZero() {
+		return
+	}
+	for _, h := range denied.Hits {
+		if h.Rule != "evidence-incomplete" { // more is wrong than what was not read
+			return
+		}
+	}
+	s.o.Images.MarkStale(c.Image.Name)
+}
+
+// existingContainer answers a repeated request: the container that is there, if it was asked for in
+// the same words.
+func existingContainer(pod *sandbox.Pod, cfg spec.ContainerConfig, cause error) (*sandbox.Container, error) {
+	for _, c := range pod.Containers() {
+		if have := c.Config(); have.Name == cfg.Name && have.Attempt == cfg.Attempt && sameJSON(have, cfg) {
+			return c, nil
+		}
+	}
+	return nil, cause
+}
+
+// undoContainer removes a container whose ID no call returned.
+func (s *Server) undoContainer(c *sandbox.Container) {
+	ctx, cancel := context.WithTimeout(context.Background(), s.o.CreateTimeout)
+	defer cancel()
+	if err := c.Remove(ctx); err != nil {
+		s.o.Log.Warn("remove unclaimed container", "id", c.ID(), "err", err)
+		return
+	}
+	s.forget(c)
+}
+
+func (s *Server) askedDevices(asked []spec.Device) (found []spec.HostDevice, err error) {
+	for _, d := range asked {
+		dev, err := s.o.Device(d.Source)
+		if err != nil {
+			return nil, fmt.Errorf("device %q: %w", d.Source, err)
+		}
+		found = append(found, dev)
+	}
+	return found, nil
+}
+
+// localProfile reads a localhost seccomp profile; nil, which spec.Build refuses by name, if it cannot
+// be read whole.
+func localProfile(p spec.Profile) []byte {
+	if p.Kind != spec.Localhost {
+		return nil
+	}
+	f, err := os.Open(p.Ref)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+		return nil
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxProfile+1))
+	if err != nil || len(data) > maxProfile {
+		return nil
+	}
+	return data
+}
+
+func imageConfig(c image.Config) spec.ImageConfig {
+	return spec.ImageConfig{User: c.User, Env: c.Env, Entrypoint: c.Entrypoint, Cmd: c.Cmd, WorkingDir: c.WorkingDir,
+		Volumes: c.Volumes, StopSignal: c.StopSignal, Labels: c.Labels}
+}
+
+func containerFacts(cfg spec.ContainerConfig, id string, weakenings []string) enforce.Container {
+	return enforce.Container{Name: cfg.Name, ID: id, Attempt: cfg.Attempt, Labels: maps.Clone(cfg.Labels),
+		Annotations: maps.Clone(cfg.Annotations), Privileged: cfg.Security.Privileged, Weakenings: weakenings}
+}

@@ -1,0 +1,24 @@
+package cri
+
+import (
+	"net"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// listen binds with a umask that gives nobody else access, so that there is no moment in which the
+// socket is open to others; the umask is the whole process's, so this must run before work starts.
+func listen(path string) (net.Listener, error) {
+	old := unix.Umask(0o177)
+	l, err := net.Listen("unix", path)
+	unix.Umask(old)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}

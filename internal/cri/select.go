@@ -1,0 +1,66 @@
+package cri
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"slices"
+	"strings"
+
+	"sallyport/enforce"
+	"sallyport/image"
+
+	"sallyport/sandbox"
+	"sallyport/sandbox/spec"
+)
+
+// matchID: crictl filters by the start of an ID, the kubelet by all of it. An empty filter matches all.
+func matchID(filter, id string) bool { return strings.HasPrefix(id, filter) }
+
+// selects: every label of the selector must be there with that value.
+func selects(selector, labels map[string]string) bool {
+	for k, v := range selector {
+		if have, ok := labels[k]; !ok || have != v {
+			return false
+		}
+	}
+	return true
+}
+
+// sortByTime puts the youngest first, and what is as old in the order of the IDs.
+func sortByTime[T interface {
+	GetCreatedAt() int64
+	GetId() string
+}](items []T) {
+	slices.SortFunc(items, func(a, b T) int {
+		return cmp.Or(cmp.Compare(b.GetCreatedAt(), a.GetCreatedAt()), cmp.Compare(a.GetId(), b.GetId()))
+	})
+}
+
+func isNotFound(err error) bool {
+	return errors.Is(err, sandbox.ErrNotFound) || errors.Is(err, image.ErrNotFound)
+}
+
+// digestOf names values by content: equal digests mean equal requests. What cannot be encoded has a
+// digest that equals no other.
+func digestOf(values ...any) string {
+	h := sha256.New()
+	for _, v := range values {
+		b, err := json.Marshal(v)
+		if err != nil {
+			return err.Error()
+		}
+		h.Write(append(b, 0))
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// hits are refusals of the builder as the gate records them.
+func hits(refusals []spec.Refusal) (out []enforce.Hit) {
+	for _, r := range refusals {
+		out = append(out, enforce.Hit{Layer: "floor", Rule: "floor-" + r.Knob, Msg: r.Msg})
+	}
+	return out
+}

@@ -1,0 +1,126 @@
+package cri
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	v1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"sallyport/enforce"
+	"sallyport/image"
+	"sallyport/sandbox"
+	"sallyport/sandbox/spec"
+	"sallyport/sandbox/stats"
+)
+
+// maxMessageBytes bounds a request and a response (kubelet: maxMsgSize of its CRI client, 16 MiB).
+const maxMessageBytes = 16 << 20
+
+// drain is how long Serve waits for calls in flight when it ends.
+const drain = 5 * time.Second
+
+// Handler is a CRI runtime handler as Status shows it.
+type Handler struct {
+	Name              string
+	RecursiveReadOnly bool
+	UserNamespaces    bool
+}
+
+// Options are the parts of a Server; all are needed but Metrics.
+type Options struct {
+	Version       string // of the daemon, semver
+	Gate          *enforce.Gate
+	Images        *image.Store
+	Pods          *sandbox.Pods
+	Host          spec.Host
+	Device        func(path string) (spec.HostDevice, error) // looks at a device node of the host
+	NetworkStatus func(context.Context) error                // nil: pods can get a network
+	Stats         *stats.Reader
+	InitHash      string // sha256 of sallyport-init, hexadecimal
+	Defaults      spec.Defaults
+	Handlers      []Handler
+	Default       string // handler of pods that name none
+	CreateTimeout time.Duration
+	PullTimeout   time.Duration
+	Slow          time.Duration // calls that take longer are logged; 0: none
+	PolicyProblem func() string // what is wrong with the policy files now, one line; "" for nothing
+	Observe       func(method, code string, took time.Duration)
+	Log           *slog.Logger
+}
+
+// Server answers CRI v1. It is safe for concurrent use.
+type Server struct {
+	v1.UnimplementedRuntimeServiceServer
+	v1.UnimplementedImageServiceServer
+
+	o       Options                      // constant
+	pods    *flights[*sandbox.Pod]       // RunPodSandbox
+	creates *flights[*sandbox.Container] // CreateContainer
+	pulls   *flights[string]             // PullImage
+	users   sync.Map                     // container ID to *v1.ContainerUser; dropped when removed
+}
+
+// New wires a server; Serve runs it.
+func New(o Options) (*Server, error) {
+	if o.Gate == nil || o.Images == nil || o.Pods == nil || o.Log == nil {
+		return nil, errors.New("make CRI server: gate, images, pods or log is missing")
+	}
+	s := &Server{o: o}
+	s.pulls = newFlights[string](o.PullTimeout, nil)
+	s.pods = newFlights(o.CreateTimeout, s.undoPod)
+	s.creates = newFlights(o.CreateTimeout, s.undoContainer)
+	return s, nil
+}
+
+// Listen makes the Unix socket path with mode 0600. A socket that a dead daemon left is replaced; one
+// that somebody answers on is not (the caller holds the lock on its root, so this is another's).
+func Listen(path string) (net.Listener, error) {
+	if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		conn.Close()
+		return nil, fmt.Errorf("listen on %s: another process serves it", path)
+	}
+	if st, err := os.Lstat(path); err == nil {
+		if st.Mode().Type() != os.ModeSocket {
+			return nil, fmt.Errorf("listen on %s: it exists and is no socket", path)
+		}
+		if err := os.Remove(path); err != nil {
+			return nil, fmt.Errorf("listen on %s: %w", path, err)
+		}
+	}
+	l, err := listen(path)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", path, err)
+	}
+	return l, nil
+}
+
+// Serve answers calls on l until ctx ends, then lets those in flight finish for a few seconds. It
+// closes l.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	srv := grpc.NewServer(
+		grpc.MaxRecvMsgSize(maxMessageBytes),
+		grpc.MaxSendMsgSize(maxMessageBytes),
+		grpc.ChainUnaryInterceptor(s.observe, s.recover),
+	)
+	v1.RegisterRuntimeServiceServer(srv, s)
+	v1.RegisterImageServiceServer(srv, s)
+	stopped := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(stopped)
+		t := time.AfterFunc(drain, srv.Stop)
+		srv.GracefulStop()
+		t.Stop()
+	})
+	if err := srv.Serve(l); err != nil && stop() {
+		return fmt.Errorf("serve CRI: %w", err)
+	}
+	<-stopped
+	return nil
+}
