@@ -235,6 +235,14 @@ func (p *Pods) Run(ctx context.Context, adm enforce.PodAdmission) (*Pod, error) 
 	if err := pod.save(); err != nil {
 		return nil, fmt.Errorf("run pod %s: %w", r.id, err)
 	}
+	p.mu.Lock()
+	p.pods[pod.id] = pod // before the network knows it, or a sweep would detach it
+	p.mu.Unlock()
+	undo.add(func() {
+		p.mu.Lock()
+		delete(p.pods, pod.id)
+		p.mu.Unlock()
+	})
 	undo.add(func() {
 		ctx, cancel := after(ctx)
 		defer cancel()
@@ -249,7 +257,7 @@ func (p *Pods) Run(ctx context.Context, adm enforce.PodAdmission) (*Pod, error) 
 		return nil, fmt.Errorf("run pod %s/%s: %w", cfg.Namespace, cfg.Name, err)
 	}
 	p.mu.Lock()
-	p.pods[pod.id], p.podKeys[pod.key] = pod, pod
+	p.podKeys[pod.key] = pod
 	p.mu.Unlock()
 	undo.disarm()
 	return pod, nil

@@ -42,8 +42,10 @@ func (p *Pod) startInit(ctx context.Context, grant enforce.Grant) error {
 	}
 	bundle := p.initBundle()
 	rootfs := filepath.Join(bundle, "rootfs")
-	if err := os.MkdirAll(rootfs, 0o755); err != nil {
-		return fmt.Errorf("start first process: %w", err)
+	for _, dir := range []string{"proc", "dev"} { // mount points; the rest of it stays empty
+		if err := os.MkdirAll(filepath.Join(rootfs, dir), 0o755); err != nil {
+			return fmt.Errorf("start first process: %w", err)
+		}
 	}
 	program, err := hostmount.Open(p.pods.opt.Init)
 	if err != nil {

@@ -69,10 +69,22 @@ func (p *Pods) Restore(ctx context.Context) error {
 			return fmt.Errorf("restore container %s: %w", r.ID, err)
 		}
 	}
+	if p.opt.Network != nil {
+		if err := p.opt.Network.Recover(ctx, p.known); err != nil {
+			p.log.Warn("recover network; Tend tries again", "err", err) // it must not cost the node its pods
+		}
+	}
 	p.mu.Lock()
 	p.restored = true
 	p.mu.Unlock()
 	return nil
+}
+
+// known reports whether a pod is there or just being made.
+func (p *Pods) known(podID string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.pods[podID] != nil
 }
 
 // Close stops watching; pods and containers are left running for the next daemon.
