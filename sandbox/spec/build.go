@@ -82,7 +82,7 @@ func (b *builder) ask(knob string, answer baseline.Answer, what string) bool {
 		b.note(knob, "%s overridden by default", what)
 		return false
 	}
-	b.refuse(knob, "%s is asked for and the floor refuses it", what)
+	b.refuse(knob, "%s is asked for; hardening.yaml refuses it (%s)", what, knob)
 	return false
 }
 

@@ -149,7 +149,7 @@ func (b *builder) capabilities() error {
 	var kept []string
 	for _, c := range ambient {
 		if !b.privileged && !b.in.Floor.AdmitsCapability(c) {
-			b.refuse("capabilities", "%s is asked for as ambient and the floor does not admit it", c)
+			b.refuse("capabilities", "%s is asked for as ambient; hardening.yaml does not list it (capabilities)", c)
 		} else if slices.Contains(held, c) {
 			b.note("capabilities", "%s ambient", c)
 			kept = append(kept, c)
@@ -168,7 +168,7 @@ func (b *builder) may(c string) bool {
 		b.note("capabilities", "%s allowed", c)
 		return true
 	}
-	b.refuse("capabilities", "%s is asked for and the floor does not admit it", c)
+	b.refuse("capabilities", "%s is asked for; hardening.yaml does not list it (capabilities)", c)
 	return false
 }
 
@@ -280,7 +280,7 @@ func (b *builder) seccomp() error {
 			b.note("seccomp", "profile %q narrowed by default", s.Ref)
 			profile = profile.Narrow(own)
 		default:
-			b.refuse("seccomp", "profile %q is asked for and the floor refuses it", s.Ref)
+			b.refuse("seccomp", "profile %q is asked for; hardening.yaml refuses it (seccomp)", s.Ref)
 		}
 	default:
 		return fmt.Errorf("seccomp profile kind %q is unknown", s.Kind)
