@@ -10,6 +10,7 @@ import (
 
 	"sallyport/audit"
 	"sallyport/enforce"
+	"sallyport/policy"
 	"sallyport/policy/bundle"
 )
 
@@ -35,6 +36,12 @@ func (p *policySource) reload(ctx context.Context) error {
 	if err != nil {
 		p.problem = err.Error()
 		p.log.Error("policy refused", "err", err)
+		if p.set == nil { // never a good one: the denial is to name the file, not to ask for a policy
+			broken := enforce.Hit{Layer: "node", Rule: "policy-broken", Msg: err.Error()}
+			if err := p.gate.Install(ctx, enforce.Policies{For: func(string) (*policy.Layer, *policy.Hit) { return nil, &broken }}); err != nil {
+				return fmt.Errorf("install policy: %w", err)
+			}
+		}
 		return p.gate.Record(ctx, audit.Event{Type: "policy", Outcome: "refused",
 			Hits: []audit.Hit{{Layer: "node", Rule: "policy-broken", Msg: err.Error()}}})
 	}

@@ -60,6 +60,7 @@ func serve(ctx context.Context, c config.Config) (err error) {
 		defer lock.Close()
 	}
 	d := &daemon{c: c, log: newLog(c.Log)}
+	slog.SetDefault(d.log)
 	if err := d.openGate(ctx); err != nil {
 		return err
 	}
@@ -219,6 +220,9 @@ func (d *daemon) run(ctx context.Context, server *cri.Server) error {
 	notify("READY=1")
 	err = g.Wait()
 	notify("STOPPING=1")
+	if errors.Is(err, context.Canceled) { // the signal, as a room tells it
+		return nil
+	}
 	return err
 }
 
