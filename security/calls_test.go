@@ -16,8 +16,8 @@ var calls = []struct {
 }{
 	{"sallyport/enforce.New", []string{"cmd/sallyportd", "enforce/enforcetest"}, "one gate, made in the daemon alone"},
 	{"sallyport/policy/internal/claim.New", []string{"policy/sigstore", "policy/containers"}, "only verification makes claims"},
-	{"os/exec.Command*", []string{"sandbox/internal/ociruntime", "sandbox/internal/monitor", "sandbox/internal/ns"}, "host programs are started in three places"},
-	{"os.StartProcess", []string{"sandbox/internal/ns"}, "host programs are started in three places"},
+	{"os/exec.Command*", []string{"sandbox/internal/ociruntime", "sandbox/internal/monitor", "sandbox/network"}, "host programs (runtime, monitor, CNI plugins) are started in three places"},
+	{"os.StartProcess", []string{"sandbox/internal/ns"}, "only sallyport-init is started so, by its descriptor"},
 	{"syscall.Exec", []string{"cmd/sallyport-init"}, "nothing replaces itself"},
 	{"syscall.ForkExec", nil, "host programs are started in three places"},
 	{"golang.org/x/sys/unix.Exec", nil, "nothing replaces itself"},
