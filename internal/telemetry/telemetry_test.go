@@ -35,7 +35,8 @@ func TestServe(t *testing.T) {
 	body, _ := io.ReadAll(resp.Body)
 	resp.Body.Close()
 	for _, want := range []string{`sallyport_gate_decisions_total{outcome="deny",verb="pull"} 3`, "sallyport_policy_enforced 1",
-		`sallyport_cri_seconds_count{code="OK",method="ListContainers"} 1`} {
+		`sallyport_cri_seconds_count{code="OK",method="ListContainers"} 1`,
+		`sallyport_cri_seconds_bucket{code="OK",method="ListContainers",le="0.0025"} 0`, `sallyport_cri_seconds_bucket{code="OK",method="ListContainers",le="0.005"} 1`} {
 		if !strings.Contains(string(body), want) {
 			t.Errorf("/metrics lacks %q", want)
 		}
