@@ -12,9 +12,9 @@ import (
 // and configs are smaller.
 const maxConfig = 4 << 20
 
-// maxLayers bounds the layers of one image: overlayfs takes about 500 lower directories, Docker builds
+// maxLayers bounds the layers of one image: the options of a mount must fit in a page, and Docker builds
 // at most 127.
-const maxLayers = 256
+const maxLayers = 192
 
 // Config is what an image asks for (OCI image spec, config.md): hostile text with a size limit, that
 // never changes a control of the sandbox.

@@ -259,9 +259,15 @@ func (s *Store) sweep() error {
 	if err != nil {
 		return fmt.Errorf("list storage: %w", err)
 	}
+	inUse := map[string]bool{}
+	s.uses.mu.Lock()
+	for _, id := range s.uses.of {
+		inUse[id.Hex()] = true
+	}
+	s.uses.mu.Unlock()
 	for _, im := range images {
-		if _, err := os.Stat(s.path("images", im.ID)); errors.Is(err, fs.ErrNotExist) {
-			if _, err := s.storage.DeleteImage(im.ID, true); err != nil && !errors.Is(err, storage.ErrImageUsedByContainer) {
+		if _, err := os.Stat(s.path("images", im.ID)); errors.Is(err, fs.ErrNotExist) && !inUse[im.ID] {
+			if _, err := s.storage.DeleteImage(im.ID, true); err != nil {
 				s.index.problem("remove image " + im.ID + ": " + err.Error())
 			}
 		}
@@ -291,7 +297,7 @@ func (s *Store) sweepLayers() {
 	}
 }
 
-// usedLayers are those of images and containers, with all below them.
+// usedLayers are those of images, with all below them. An image that a container uses is never removed.
 func (s *Store) usedLayers() (map[string]bool, error) {
 	layers, err := s.storage.Layers()
 	if err != nil {
@@ -314,13 +320,6 @@ func (s *Store) usedLayers() (map[string]bool, error) {
 	}
 	for _, im := range images {
 		mark(im.TopLayer)
-	}
-	containers, err := s.storage.Containers()
-	if err != nil {
-		return nil, err
-	}
-	for _, c := range containers {
-		mark(c.LayerID)
 	}
 	return used, nil
 }

@@ -5,17 +5,68 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"sync"
 
-	"go.podman.io/storage"
+	"golang.org/x/sys/unix"
 
 	"sallyport/enforce"
+	"sallyport/image/ref"
 	"sallyport/policy"
 )
 
+// uses says which container's layer is over which image.
+type uses struct {
+	mu sync.Mutex            // guards of; an image leaves the index, or a use begins, only under it
+	of map[string]ref.Digest // container ID -> image ID; the zero Digest if the layer does not say
+}
+
+// loadUses reads what an earlier daemon left.
+func (s *Store) loadUses() error {
+	if err := private(s.path("containers")); err != nil {
+		return err
+	}
+	dirs, err := os.ReadDir(s.path("containers"))
+	if err != nil {
+		return err
+	}
+	s.uses.of = map[string]ref.Digest{}
+	for _, d := range dirs {
+		b, _ := os.ReadFile(s.path("containers", d.Name(), "image"))
+		id, _ := ref.ParseDigest(string(b))
+		s.uses.of[d.Name()] = id
+	}
+	return nil
+}
+
+// begin notes that a container uses an image, which must be in the index.
+func (s *Store) begin(id string, img ref.Digest) (fresh bool, err error) {
+	s.uses.mu.Lock()
+	defer s.uses.mu.Unlock()
+	if has, ok := s.uses.of[id]; ok {
+		if has != img {
+			return false, fmt.Errorf("%w: its layer is over image %s", ErrGrant, has)
+		}
+		return false, nil
+	}
+	if len(s.index.records(img)) == 0 {
+		return false, fmt.Errorf("%w: image %s", ErrNotFound, img)
+	}
+	s.uses.of[id] = img
+	return true, nil
+}
+
+func (s *Store) end(id string) {
+	s.uses.mu.Lock()
+	defer s.uses.mu.Unlock()
+	delete(s.uses.of, id)
+}
+
 // Mount makes the read-write layer of the container that g is about, over the judged image, mounts it
 // and returns the place. The layer is keyed by the container ID, g.Subject; calling again with a grant
-// for the same container mounts the same layer. The layer is volatile: no sync waits for it, and it does
+// for the same container gives the same mount. The layer is volatile: no sync waits for it, and it does
 // not outlive a reboot. A grant of another verb, or the zero Grant, is refused with ErrGrant.
 func (s *Store) Mount(ctx context.Context, g enforce.Grant) (Rootfs, error) {
 	if !g.Valid() || g.Verb() != policy.VerbRun || g.Subject() == "" || g.Image().ID.IsZero() {
@@ -24,88 +75,135 @@ func (s *Store) Mount(ctx context.Context, g enforce.Grant) (Rootfs, error) {
 	if err := ctx.Err(); err != nil {
 		return Rootfs{}, err
 	}
-	var labels struct {
-		Process struct {
-			SelinuxLabel string `json:"selinuxLabel"`
-		} `json:"process"`
-		Linux struct {
-			MountLabel string `json:"mountLabel"`
-		} `json:"linux"`
+	id := g.Subject()
+	if !plainName(id) {
+		return Rootfs{}, fmt.Errorf("mount image: container ID %.80q is no plain name", id)
 	}
-	if err := json.Unmarshal([]byte(g.Spec()), &labels); err != nil {
-		return Rootfs{}, fmt.Errorf("mount image of container %s: read spec: %w", g.Subject(), err)
-	}
-	id, img := g.Subject(), g.Image()
 	defer s.lockRootfs(id)()
-	opts := &storage.ContainerOptions{Volatile: true, LabelOpts: []string{"disable"}}
-	if labels.Linux.MountLabel != "" && labels.Process.SelinuxLabel != "" {
-		opts.Flags = map[string]any{"MountLabel": labels.Linux.MountLabel, "ProcessLabel": labels.Process.SelinuxLabel}
-	}
-	made := false
-	c, err := s.storage.Container(id)
-	switch {
-	case err == nil:
-		if c.ImageID != img.ID.Hex() {
-			return Rootfs{}, fmt.Errorf("mount image of container %s: %w: its layer is over image %.80q", id, ErrGrant, c.ImageID)
-		}
-	case errors.Is(err, storage.ErrContainerUnknown):
-		if _, err := s.storage.CreateContainer(id, nil, img.ID.Hex(), "", "", opts); err != nil {
-			return Rootfs{}, fmt.Errorf("make layer of container %s: %w", id, err)
-		}
-		made = true
-	default:
-		return Rootfs{}, fmt.Errorf("mount image of container %s: %w", id, err)
-	}
-	path, err := s.storage.Mount(id, labels.Linux.MountLabel)
+	path, err := s.mount(id, g)
 	if err != nil {
-		if made {
-			err = errors.Join(err, s.storage.DeleteContainer(id))
-		}
-		return Rootfs{}, fmt.Errorf("mount image of container %s: %w", id, err)
+		return Rootfs{}, fmt.Errorf("mount image %s for container %s: %w", g.Image().Name, id, err)
 	}
 	return Rootfs{Path: path}, nil
 }
 
+func (s *Store) mount(id string, g enforce.Grant) (string, error) {
+	var spec struct {
+		Linux struct {
+			MountLabel string `json:"mountLabel"`
+		} `json:"linux"`
+	}
+	if err := json.Unmarshal([]byte(g.Spec()), &spec); err != nil {
+		return "", fmt.Errorf("read spec: %w", err)
+	}
+	img := g.Image()
+	chains, err := s.chainsOf(img.ID, img.Instance)
+	if err != nil {
+		return "", err
+	}
+	fresh, err := s.begin(id, img.ID)
+	if err != nil {
+		return "", err
+	}
+	dir := s.path("containers", id)
+	merged := filepath.Join(dir, "merged")
+	if !fresh {
+		if is, err := mounted(merged); err == nil && is {
+			return merged, nil
+		}
+	}
+	err = func() error {
+		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(dir, "image"), []byte(img.ID.String()), 0o600); err != nil {
+			return err
+		}
+		return s.mountRootfs(dir, chains, spec.Linux.MountLabel)
+	}()
+	if err != nil && fresh {
+		err = errors.Join(err, s.release(id))
+	}
+	return merged, err
+}
+
+// chainsOf are the layers of a verified image, lowest first.
+func (s *Store) chainsOf(id, instance ref.Digest) ([]ref.Digest, error) {
+	for _, r := range s.index.records(id) {
+		if r.Instance == instance {
+			return chainIDs(diffIDs(r)), nil
+		}
+	}
+	return nil, fmt.Errorf("%w: image %s", ErrNotFound, id)
+}
+
+func plainName(id string) bool {
+	return id != "" && id != "." && id != ".." && filepath.Base(id) == id && len(id) <= 255
+}
+
 // Unmount takes the root filesystem of a container away, if it is mounted. The layer stays.
 func (s *Store) Unmount(id string) error {
+	if !plainName(id) {
+		return nil
+	}
 	defer s.lockRootfs(id)()
 	return s.unmount(id)
 }
 
 func (s *Store) unmount(id string) error {
-	if _, err := s.storage.Container(id); errors.Is(err, storage.ErrContainerUnknown) {
-		return nil
+	merged := s.path("containers", id, "merged")
+	for {
+		is, err := mounted(merged)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("unmount container %s: %w", id, err)
+		}
+		if !is {
+			return nil
+		}
+		err = unix.Unmount(merged, unix.UMOUNT_NOFOLLOW)
+		if errors.Is(err, unix.EBUSY) { // a process that died a moment ago; the mount ends with its last user
+			err = unix.Unmount(merged, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
+		}
+		if err != nil {
+			return fmt.Errorf("unmount container %s: %w", id, err)
+		}
 	}
-	_, err := s.storage.Unmount(id, true)
-	if err != nil && !errors.Is(err, storage.ErrLayerNotMounted) && !errors.Is(err, storage.ErrContainerUnknown) && !errors.Is(err, storage.ErrLayerUnknown) {
-		return fmt.Errorf("unmount container %s: %w", id, err)
-	}
-	return nil
 }
 
 // Release unmounts and removes the read-write layer of a container. One that is gone is success.
 func (s *Store) Release(id string) error {
+	if !plainName(id) {
+		return nil
+	}
 	defer s.lockRootfs(id)()
+	err := s.release(id)
+	if err == nil {
+		s.rootfs.Delete(id)
+	}
+	return err
+}
+
+func (s *Store) release(id string) error {
 	if err := s.unmount(id); err != nil {
 		return err
 	}
-	err := s.storage.DeleteContainer(id)
-	if err != nil && !errors.Is(err, storage.ErrContainerUnknown) && !errors.Is(err, storage.ErrNotAContainer) {
+	if err := os.RemoveAll(s.path("containers", id)); err != nil {
 		return fmt.Errorf("remove layer of container %s: %w", id, err)
 	}
-	s.rootfs.Delete(id)
+	s.end(id)
 	return nil
 }
 
 // Containers lists the containers that have a layer, for the removal of those that nobody knows.
 func (s *Store) Containers() ([]string, error) {
-	list, err := s.storage.Containers()
-	if err != nil {
-		return nil, fmt.Errorf("list container layers: %w", err)
-	}
-	out := make([]string, len(list))
-	for i, c := range list {
-		out[i] = c.ID
+	s.uses.mu.Lock()
+	defer s.uses.mu.Unlock()
+	out := make([]string, 0, len(s.uses.of))
+	for id := range s.uses.of {
+		out = append(out, id)
 	}
 	return out, nil
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"go.podman.io/storage"
+
+	"sallyport/image/ref"
 )
 
 // Remove removes the image that a name or ID means, with all its names (CRI v1, RemoveImage; the kubelet
@@ -17,21 +19,15 @@ func (s *Store) Remove(nameOrID string) error {
 	}
 	s.recordMu.Lock()
 	defer s.recordMu.Unlock()
-	containers, err := s.storage.Containers()
+	recs, err := s.withdraw(id)
 	if err != nil {
 		return fmt.Errorf("remove image %s: %w", id, err)
 	}
-	for _, c := range containers {
-		if c.ImageID == id.Hex() {
-			return fmt.Errorf("remove image %s: %w by container %s", id, ErrInUse, c.ID)
-		}
-	}
 	// Records go first: half a removal leaves an image that nobody can use, and Open sweeps it.
-	for _, r := range s.index.records(id) {
+	for _, r := range recs {
 		if err := s.forget(r); err != nil {
-			return fmt.Errorf("remove image %s: %w", id, err)
+			return fmt.Errorf("remove image %s: %w; it is gone until the next restart", id, err)
 		}
-		s.index.drop(r)
 	}
 	s.users.drop(id)
 	_, err = s.storage.DeleteImage(id.Hex(), true)
@@ -39,6 +35,22 @@ func (s *Store) Remove(nameOrID string) error {
 	case err == nil, errors.Is(err, storage.ErrImageUnknown), errors.Is(err, storage.ErrNotAnImage):
 		return nil
 	default:
-		return fmt.Errorf("remove image %s: %w", id, err)
+		return fmt.Errorf("remove image %s: %w", id, flatError{err})
 	}
+}
+
+// withdraw takes an image out of the index, unless a container uses it. Nobody can begin to use it then.
+func (s *Store) withdraw(id ref.Digest) ([]*record, error) {
+	s.uses.mu.Lock()
+	defer s.uses.mu.Unlock()
+	for container, img := range s.uses.of {
+		if img == id {
+			return nil, fmt.Errorf("%w by container %s", ErrInUse, container)
+		}
+	}
+	recs := s.index.records(id)
+	for _, r := range recs {
+		s.index.drop(r)
+	}
+	return recs, nil
 }

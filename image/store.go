@@ -68,6 +68,7 @@ type Store struct {
 	flights    singleflight.Group   // pulls by (namespace, name, instance)
 	pulls      pullCount            // has its own lock
 	recordMu   sync.Mutex           // serialises writing and removing records; held over disk
+	uses       uses                 // has its own lock
 	rootfs     sync.Map             // container ID -> *sync.Mutex; held over mount and unmount of one container
 }
 
@@ -110,7 +111,7 @@ func Open(o Options) (*Store, error) {
 }
 
 func (s *Store) openDisk(o Options) error {
-	for _, dir := range []string{s.root, s.path("images"), s.path("tmp"), o.RunRoot} {
+	for _, dir := range []string{s.root, s.path("images"), s.path("tmp"), s.path("containers"), o.RunRoot} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
 		}
@@ -121,7 +122,7 @@ func (s *Store) openDisk(o Options) error {
 	if err := s.takeLock(); err != nil {
 		return err
 	}
-	if err := emptyDir(s.path("tmp")); err != nil {
+	if err := emptyTmp(s.path("tmp")); err != nil {
 		return err
 	}
 	var err error
@@ -132,6 +133,9 @@ func (s *Store) openDisk(o Options) error {
 		return err
 	}
 	if err := s.loadRecords(); err != nil {
+		return err
+	}
+	if err := s.loadUses(); err != nil {
 		return err
 	}
 	return s.sweep()
@@ -203,13 +207,20 @@ func (s *Store) Close() error {
 // Problems are what Open found and left alone, one line each.
 func (s *Store) Problems() []string { return s.index.problems() }
 
-func emptyDir(dir string) error {
+// emptyTmp removes what a crash left, views of layers that were still mounted included.
+func emptyTmp(dir string) error {
 	names, err := os.ReadDir(dir)
 	if err != nil {
 		return err
 	}
 	for _, n := range names {
-		if err := os.RemoveAll(filepath.Join(dir, n.Name())); err != nil {
+		path := filepath.Join(dir, n.Name())
+		if is, err := mounted(path); err == nil && is {
+			if err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+				return fmt.Errorf("unmount %s: %w", path, err)
+			}
+		}
+		if err := os.RemoveAll(path); err != nil {
 			return err
 		}
 	}

@@ -51,7 +51,7 @@ func newEnv(t testing.TB, insecure ...string) *env {
 	if err := os.WriteFile(conf, []byte(text.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	e := &env{t: t, gate: newGate(t), opts: Options{Root: filepath.Join(dir, "root"), RunRoot: filepath.Join(dir, "run"), RegistriesConf: conf}}
+	e := &env{t: t, gate: newGate(t), opts: Options{Root: filepath.Join(dir, "root"), RunRoot: filepath.Join(runDir(t), "run"), RegistriesConf: conf}}
 	e.opts.Gate = e.gate
 	t.Cleanup(func() { unmountBelow(t, dir) })
 	e.open()
@@ -224,4 +224,18 @@ func readString(t *testing.T, r io.ReadCloser) string {
 		t.Fatal(err)
 	}
 	return string(b)
+}
+
+// runDir is a directory on a tmpfs, as /run is.
+func runDir(t testing.TB) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=0700"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		unmountBelow(t, dir)
+		unix.Unmount(dir, unix.MNT_DETACH)
+	})
+	return dir
 }

@@ -37,12 +37,8 @@ func (c *userFileCache) drop(id ref.Digest) {
 // is absent, no regular file or larger than 1 MiB is nil, nil: names are then not resolved, numbers are.
 // The caller must not change the slices.
 func (s *Store) UserFiles(ctx context.Context, instance, id ref.Digest) (passwd, group []byte, err error) {
-	known := false
-	for _, r := range s.index.records(id) {
-		known = known || r.Instance == instance
-	}
-	if !known {
-		return nil, nil, fmt.Errorf("read users of image %s: %w", id, ErrNotFound)
+	if _, err := s.chainsOf(id, instance); err != nil {
+		return nil, nil, fmt.Errorf("read users: %w", err)
 	}
 	s.users.mu.Lock()
 	held, ok := s.users.byID[id]
@@ -53,7 +49,7 @@ func (s *Store) UserFiles(ctx context.Context, instance, id ref.Digest) (passwd,
 	if err := ctx.Err(); err != nil {
 		return nil, nil, err
 	}
-	if passwd, group, err = s.readUserFiles(id); err != nil {
+	if passwd, group, err = s.readUserFiles(id, instance); err != nil {
 		return nil, nil, fmt.Errorf("read users of image %s: %w", id, err)
 	}
 	s.users.mu.Lock()
@@ -65,19 +61,13 @@ func (s *Store) UserFiles(ctx context.Context, instance, id ref.Digest) (passwd,
 	return passwd, group, nil
 }
 
-func (s *Store) readUserFiles(id ref.Digest) (passwd, group []byte, err error) {
-	defer s.lockRootfs("image " + id.Hex())()
-	path, err := s.storage.MountImage(id.Hex(), []string{"ro"}, "")
+func (s *Store) readUserFiles(id, instance ref.Digest) (passwd, group []byte, err error) {
+	chains, err := s.chainsOf(id, instance)
 	if err != nil {
 		return nil, nil, err
 	}
-	defer func() {
-		if _, e := s.storage.UnmountImage(id.Hex(), false); e != nil && err == nil {
-			err = e
-		}
-	}()
-	root, err := os.Open(path)
-	if err != nil {
+	root, err := s.view(chains)
+	if err != nil || root == nil {
 		return nil, nil, err
 	}
 	defer root.Close()

@@ -134,8 +134,8 @@ func TestUserFiles(t *testing.T) {
 	if _, _, err := e.UserFiles(context.Background(), e.List()[0].ID, e.List()[0].ID); err == nil {
 		t.Error("UserFiles() of an instance without a record succeeds")
 	}
-	if n, err := e.storage.Containers(); err != nil || len(n) != 0 {
-		t.Errorf("UserFiles left containers: %v, %v", n, err)
+	if l := e.leftovers(); len(l) > 0 {
+		t.Errorf("UserFiles left %v", l)
 	}
 }
 
