@@ -76,7 +76,7 @@ func Input(dir, hash string) ([]byte, error) {
 
 // unpack returns what an input frame holds, never more than maxInput.
 func unpack(e envelope) ([]byte, error) {
-	data, err := io.ReadAll(io.LimitReader(flate.NewReader(bytes.NewReader(e.Deflate)), maxInput+1))
+	data, err := io.ReadAll(io.LimitReader(flate.NewReader(bytes.NewReader(e.Deflate)), maxInput))
 	if err != nil {
 		return nil, fmt.Errorf("unpack input: %w: %w", err, ErrTampered)
 	}

@@ -116,12 +116,14 @@ func open(o Options) (*Log, error) {
 	return l, nil
 }
 
+const exclusive = unix.LOCK_EX | unix.LOCK_NB
+
 func lockDir(dir string) (*os.File, error) {
 	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := unix.Flock(int(lock.Fd()), exclusive); err != nil {
 		lock.Close()
 		if err == unix.EWOULDBLOCK {
 			return nil, fmt.Errorf("%s: %w", dir, ErrLocked)

@@ -213,6 +213,28 @@ func TestTornAtEveryByte(t *testing.T) {
 	}
 }
 
+// TestTornInTheMiddle: only the newest segment may end torn.
+func TestTornInTheMiddle(t *testing.T) {
+	dir := t.TempDir()
+	o := testOptions(dir)
+	o.SegmentBytes = 600
+	l := openTest(t, o)
+	for range 6 {
+		appendTest(t, l, "r")
+	}
+	l.Close()
+	info, err := os.Stat(segmentPath(dir, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(segmentPath(dir, 1), info.Size()-3); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Verify(dir); !errors.Is(err, ErrTampered) || !strings.Contains(err.Error(), "torn") {
+		t.Errorf("Verify() = %v, want ErrTampered for the torn frame", err)
+	}
+}
+
 // TestTornHeader: a crash while a segment is begun leaves the log usable.
 func TestTornHeader(t *testing.T) {
 	whole, err := os.ReadFile(fill(t, t.TempDir(), 0))

@@ -44,7 +44,7 @@ func Verify(dir string) (Report, error) {
 		switch {
 		case e.Event != nil:
 			var event Event
-			if err := unmarshal(e.Event, &event); err != nil {
+			if err := json.Unmarshal(e.Event, &event); err != nil {
 				return fmt.Errorf("record %d: %w: %w", e.Seq, err, ErrTampered)
 			}
 			if r.First == 0 {
@@ -114,7 +114,7 @@ func Find(dir string, seq uint64) (Record, error) {
 
 func (s *scan) record(e envelope) (Record, error) {
 	r := Record{Seq: e.Seq, Node: s.chain.header.Node, Boot: s.chain.header.Boot, Head: hex.EncodeToString(s.chain.head[:])}
-	if err := unmarshal(e.Event, &r.Event); err != nil {
+	if err := json.Unmarshal(e.Event, &r.Event); err != nil {
 		return Record{}, fmt.Errorf("record %d: %w: %w", e.Seq, err, ErrTampered)
 	}
 	return r, nil
@@ -138,5 +138,3 @@ func walk(dir string, visit func(*scan, envelope) error) (*scan, error) {
 	}
 	return s, nil
 }
-
-func unmarshal(data []byte, v any) error { return json.Unmarshal(data, v) }

@@ -3,6 +3,7 @@ package audit
 import (
 	"bufio"
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -138,7 +139,7 @@ func (s *scan) note(e envelope) {
 	var t struct {
 		Time time.Time `json:"time"`
 	}
-	if unmarshal(e.Event, &t) == nil {
+	if json.Unmarshal(e.Event, &t) == nil {
 		s.chain.latest = later(s.chain.latest, t.Time)
 	}
 }

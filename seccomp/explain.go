@@ -52,14 +52,7 @@ func (l *layer) explain(syscall string) []string {
 		}
 		lines = append(lines, line)
 	}
-	return append(lines, fmt.Sprintf("%s: otherwise %s, by the default of the %s", syscall, l.answer, l.title()))
-}
-
-func (l *layer) title() string {
-	if l.name == "default" {
-		return "default profile"
-	}
-	return l.name
+	return append(lines, fmt.Sprintf("%s: otherwise %s (%s)", syscall, l.answer, l.name))
 }
 
 // Lint lists comparisons that mean less than they read: of an int argument, which the kernel cuts to

@@ -31,7 +31,7 @@ type Profile struct {
 
 // layer is one profile document.
 type layer struct {
-	name   string // "default", or "profile" for what was parsed
+	name   string // "default profile", or "profile" for what was parsed
 	answer answer // where no rule matches
 	flags  []specs.LinuxSeccompFlag
 	rules  []rule
@@ -68,7 +68,7 @@ var parseDefault = sync.OnceValue(func() Profile {
 	if err != nil {
 		return Profile{} // refused when used; a test holds that this does not happen
 	}
-	p.layers[0].name = "default"
+	p.layers[0].name = "default profile"
 	return p
 })
 

@@ -345,7 +345,7 @@ func TestNarrowKeepsWhatBothAllow(t *testing.T) {
 func TestExplain(t *testing.T) {
 	tests := []struct{ call, want string }{
 		{"read", "read: allowed (files: names, contents, attributes)"},
-		{"mount", "mount: allowed with CAP_SYS_ADMIN (mounts and namespaces)\nmount: otherwise refused with EPERM, by the default of the default profile"},
+		{"mount", "mount: allowed with CAP_SYS_ADMIN (mounts and namespaces)\nmount: otherwise refused with EPERM (default profile)"},
 		{"clone3", "clone3: refused with ENOSYS without CAP_SYS_ADMIN"},
 		{"socket", "socket: allowed if argument 0 is 2 (AF_INET)"},
 		{"raed", "raed: not a syscall of Linux"},

@@ -129,7 +129,9 @@ func TestRandomProfiles(t *testing.T) {
 		if err != nil {
 			continue
 		}
+		var parts []Filter // of which a narrowed profile must be as strict as each
 		if q, err := seccomp.FromJSON([]byte(randomProfile(r))); err == nil && r.IntN(2) == 0 {
+			parts = compileAll(t, p, q)
 			p = p.Narrow(q)
 		}
 		oci, err := p.OCI(nil)
@@ -152,6 +154,11 @@ func TestRandomProfiles(t *testing.T) {
 					if want := eval(oci, name, args); err != nil || got != want {
 						t.Fatalf("filter answers %s(%d, %d): %+v, %v, want %+v\n%+v", name, x, y, got, err, want, oci)
 					}
+					for _, part := range parts {
+						if want, _ := part.SimulateName(name, args); strictness[got.Action] < strictness[want.Action] {
+							t.Fatalf("narrowed filter answers %s(%d, %d): %+v, a part of it %+v\n%+v", name, x, y, got, want, oci)
+						}
+					}
 					compared++
 				}
 			}
@@ -160,6 +167,44 @@ func TestRandomProfiles(t *testing.T) {
 	t.Logf("compared %d calls; libseccomp %s compiled %d of the profiles wrongly", compared, Library(), wrong)
 	if compared < 10000 || wrong > 100 {
 		t.Errorf("compared only %d calls, %d profiles compiled wrongly", compared, wrong)
+	}
+}
+
+// compileAll leaves out what libseccomp compiles wrongly.
+func compileAll(t *testing.T, profiles ...seccomp.Profile) (out []Filter) {
+	for _, p := range profiles {
+		oci, err := p.OCI(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f, err := Compile(oci); err == nil {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+// TestMiscompiledByLibrary: rules that libseccomp 2.5.4 makes a laxer filter of are refused.
+func TestMiscompiledByLibrary(t *testing.T) {
+	if Library() != "2.5.4" {
+		t.Skipf("libseccomp %s may compile these rules well", Library())
+	}
+	rule := func(args ...specs.LinuxSeccompArg) specs.LinuxSyscall {
+		return specs.LinuxSyscall{Names: []string{"lseek"}, Action: specs.ActErrno, Args: args}
+	}
+	_, err := Compile(&specs.LinuxSeccomp{DefaultAction: specs.ActKillProcess, Syscalls: []specs.LinuxSyscall{
+		rule(specs.LinuxSeccompArg{Index: 0, Op: specs.OpLessEqual}, specs.LinuxSeccompArg{Index: 1, Op: specs.OpLessThan}),
+		rule(specs.LinuxSeccompArg{Index: 0, Value: 2, Op: specs.OpGreaterThan}),
+	}})
+	if !errors.Is(err, ErrMiscompiled) || !strings.Contains(err.Error(), "syscall lseek") {
+		t.Errorf("Compile() = %v, want ErrMiscompiled for lseek", err)
+	}
+}
+
+// TestLongFilterIsRefused: the kernel would refuse it when the container starts.
+func TestLongFilterIsRefused(t *testing.T) {
+	if _, err := load(make([]byte, 8*(maxInstructions+1)), 0, nil); err == nil || !strings.Contains(err.Error(), "which the kernel refuses") {
+		t.Errorf("load(too long) = %v", err)
 	}
 }
 
