@@ -50,6 +50,7 @@ func TestSubject(t *testing.T) {
 		})
 	}
 	v := must[policy.Verifier](t)(New(o))
+	elsewhere := []byte(fmt.Sprintf(`{"schemaVersion":2,"manifests":[{"digest":%q}]}`, other))
 	both := []byte(fmt.Sprintf(`{"schemaVersion":2,"layers":[],"manifests":[{"digest":%q}]}`, inst))
 	for _, tc := range []struct {
 		name string
@@ -57,7 +58,7 @@ func TestSubject(t *testing.T) {
 		doc  []byte
 		want string
 	}{
-		{"index does not list the instance", ref.DigestOf([]byte(`{"manifests":[]}`)), []byte(`{"manifests":[]}`), "does not list"},
+		{"index does not list the instance", ref.DigestOf(elsewhere), elsewhere, "does not list"},
 		{"index bytes are other bytes", ref.DigestOf([]byte(`{"manifests":[]}`)), index, "hashes to"},
 		{"index bytes are missing", top, nil, "hashes to"},
 		{"index and manifest in one", ref.DigestOf(both), both, "both an index and a manifest"},
