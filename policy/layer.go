@@ -107,7 +107,7 @@ func (v Verdict) read() *verdict {
 // is the judged time. The verdict may be cached until Until unless it is Transient.
 func (l *Layer) JudgeImage(ctx context.Context, img Image, ev Evidence, now time.Time) (out Verdict) {
 	defer l.refuseOnPanic(&out)
-	if l == nil || l.Name == "" || l.Hash == "" {
+	if l.missing() {
 		return Refusal("none", "no-policy", "no policy is installed; install one in /etc/sallyport/policy/node (docs/policy.md)")
 	}
 	if v, over := l.expired(now); over {
@@ -159,7 +159,7 @@ func (l *Layer) JudgeImage(ctx context.Context, img Image, ev Evidence, now time
 // JudgeAct asks this layer's act rules (Rego). claims are those of the layer's own image verdict.
 func (l *Layer) JudgeAct(ctx context.Context, act Act, claims []Claim) (out Verdict) {
 	defer l.refuseOnPanic(&out)
-	if l == nil || l.Name == "" || l.Hash == "" {
+	if l.missing() {
 		return Refusal("none", "no-policy", "no policy is installed; install one in /etc/sallyport/policy/node (docs/policy.md)")
 	}
 	if v, over := l.expired(act.Now); over {
@@ -183,6 +183,9 @@ func (l *Layer) JudgeAct(ctx context.Context, act Act, claims []Claim) (out Verd
 	}
 	return l.settle(v)
 }
+
+// missing reports that there is no policy: a layer is made whole or not at all.
+func (l *Layer) missing() bool { return l == nil || l.Name == "" || l.Hash == "" }
 
 // settle applies the layer's mode. An unknown mode is read as Enforce.
 func (l *Layer) settle(v *verdict) Verdict {
@@ -236,9 +239,10 @@ func Decide(act Act, verdicts ...Verdict) Decision {
 // Allowed reports whether every layer admits.
 func (d Decision) Allowed() bool {
 	for _, v := range d.parts {
-		if !v.Allowed() {
-			return false
+		if v.Allowed() {
+			continue
 		}
+		return false // one is enough
 	}
 	return len(d.parts) > 0
 }
