@@ -13,6 +13,7 @@ func (d *demo) policies() map[string]string {
 	files := map[string]string{
 		"node/bundle.yaml": `name: node
 revision: 1
+rego: ["sallyport.pod"]
 namespaces:
   required: ["payments", "shop", "vault"]
   unlisted: deny
@@ -55,6 +56,7 @@ deny contains {"rule": "no-privileged-pods", "msg": msg} if {
 		files[dir+"requirements.yaml"] = fmt.Sprintf("policies:\n- name: %s\n  images:\n  - glob: \"**\"\n  authorities:\n%s", ns.rule, ns.authority)
 		files[dir+"trusted_root.json"] = root
 	}
+	files["namespaces/shop/hardening.yaml"] = "level: baseline\nnoNewPrivileges: override   # tighter than the node's\n"
 	return files
 }
 

@@ -142,7 +142,7 @@ func (d *demo) runs() error {
 	d.stopRegistry()
 	out, err = d.start("shop", app, st.Image.Id)
 	d.step("Stop the registry; start the same image in namespace shop, whose policy admits it",
-		"it runs: create needs no network", outcome(err, out), "exit code 0")
+		"it runs, since create needs no network, and with no_new_privs, which shop's hardening.yaml sets", outcome(err, out), "exit code 0", "NoNewPrivs:\t1")
 	out, err = d.start("vault", app, st.Image.Id)
 	d.step("Start it in namespace vault, whose policy wants the security team's signature",
 		`refused at create, rule "vault-security-team"`, outcome(err, out), "PermissionDenied", `rule "vault-security-team"`)
