@@ -205,6 +205,11 @@ func (y authorityYAML) compile(read func(string) ([]byte, error)) (authority, er
 		if err != nil {
 			return a, fmt.Errorf("attestations[%d].%w", i, err)
 		}
+		// A certificate bounds the time of signing to its ten minutes. A key does not: whoever can push
+		// has an old signature stamped or logged anew, and it is young.
+		if a.key != nil && att.maxAge > 0 {
+			return a, fmt.Errorf("attestations[%d].maxAge: the age of a key's signature cannot be known; use keyless", i)
+		}
 		a.attestations = append(a.attestations, att)
 	}
 	return a, nil

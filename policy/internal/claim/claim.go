@@ -19,7 +19,7 @@ type Fields struct {
 	PredicateType string            // in-toto predicateType; "" for a message signature over the manifest
 	Predicate     []byte            // predicate JSON, at most 1 MiB, else nil
 	Extensions    map[string]string // further Fulcio claims by name, e.g. SourceRepositoryURI
-	Signed        time.Time         // earliest verified timestamp (log or TSA); zero for a bare key
+	Signed        time.Time         // earliest verified timestamp (log or TSA); zero for a bare key. It bounds the age for keyless alone: an old signature by a key can be stamped anew
 	NotAfter      time.Time         // when the proof itself lapses (key validity); zero: never
 	Logged        int               // verified transparency log entries
 	Timestamped   int               // verified RFC 3161 timestamps
