@@ -106,7 +106,7 @@ func TestCompileTestFiles(t *testing.T) {
 	if _, err := compile(t, map[string]string{"rego/a.rego": privileged, "rego/a_test.rego": test}, "", "sallyport.run"); err != nil {
 		t.Errorf("Compile(with a test file) = %v", err)
 	}
-	if _, err := compile(t, map[string]string{"rego/a_test.rego": privileged}, "", "sallyport.run"); err == nil {
+	if _, err := compile(t, map[string]string{"rego/a.rego": privileged, "rego/b_test.rego": privileged}, "", "sallyport.run"); err == nil {
 		t.Error("Compile(rules in a test file) = nil, want an error: they would not be compiled")
 	}
 }
