@@ -331,3 +331,41 @@ func TestConcurrent(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+// TestFulcio: the form in which Kubernetes' releases are signed, for the starter policy.
+func TestFulcio(t *testing.T) {
+	k := must[*sigkit.Kit](t)(sigkit.New())
+	foreign := must[*sigkit.Kit](t)(sigkit.New())
+	const name, issuer, who = "registry.example/k8s/pause:3.10", "https://accounts.example", "release@k8s.example"
+	b64 := base64.StdEncoding.EncodeToString
+	doc := fmt.Sprintf(`{"default":[{"type":"reject"}],"transports":{"docker":{"registry.example/k8s":[{"type":"sigstoreSigned",
+	  "fulcio":{"caData":%q,"oidcIssuer":%q,"subjectEmail":%q},"rekorPublicKeyData":%q,"signedIdentity":{"type":"matchRepository"}}]}}}`,
+		b64(k.AuthorityPEM()), issuer, who, b64(k.LogPEM()))
+	r := must[policy.ImageRule](t)(New([]byte(doc), t.TempDir()))
+	for _, tc := range []struct {
+		name    string
+		by      *sigkit.Kit
+		id      sigkit.Identity
+		refused bool
+	}{
+		{"the release identity", k, sigkit.Identity{SAN: who, Issuer: issuer}, false},
+		{"another subject", k, sigkit.Identity{SAN: "mallory@k8s.example", Issuer: issuer}, true},
+		{"another issuer", k, sigkit.Identity{SAN: who, Issuer: "https://evil.example"}, true},
+		{"another authority", foreign, sigkit.Identity{SAN: who, Issuer: issuer}, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			payload, ann, err := tc.by.LegacyKeyless(tc.id, must[ref.Name](t)(ref.Parse(name)), instance)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := policy.Simple{Subject: instance, MediaType: "application/vnd.dev.cosign.simplesigning.v1+json", Payload: payload, Annotations: ann}
+			f, err := r.JudgeImage(context.Background(), input(t, name, s))
+			if err != nil || !f.Matched || (len(f.Hits) > 0) != tc.refused {
+				t.Fatalf("JudgeImage() = %+v, %v; want refused: %v", f, err, tc.refused)
+			}
+			if tc.refused && (f.Hits[0].Rule != "policy.json docker registry.example/k8s" || !strings.Contains(f.Hits[0].Msg, who)) {
+				t.Errorf("JudgeImage() = %q, want the rule by name and who was wanted", f.Hits)
+			}
+		})
+	}
+}

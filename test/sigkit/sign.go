@@ -221,13 +221,3 @@ func Seal(b *protobundle.Bundle, payload []byte, key *Key, verifier []byte) ([]b
 	e, err := dsseEntry(envelope, payload, sig, verifier)
 	return sig, e, err
 }
-
-// Legacy makes a cosign ".sig" signature: the simple-signing payload that names repository and digest,
-// and the annotations of its layer.
-func Legacy(key *Key, name ref.Name, d ref.Digest) (payload []byte, annotations map[string]string, err error) {
-	if payload, err = simplePayload(name.Repository(), d, "cosign container image signature"); err != nil {
-		return nil, nil, err
-	}
-	sig, err := key.Sign(payload)
-	return payload, map[string]string{"dev.cosignproject.cosign/signature": base64.StdEncoding.EncodeToString(sig)}, err
-}
