@@ -136,7 +136,7 @@ func (v *view) kubelets(source string) bool {
 	if dir == "" {
 		dir = "/var/lib/kubelet"
 	}
-	if v.PodUID == "" || v.PodUID == "." || v.PodUID == ".." || strings.ContainsRune(v.PodUID, '/') {
+	if v.PodUID == "" || strings.ContainsRune(v.PodUID, '/') {
 		return false
 	}
 	pod := dir + "/pods/" + v.PodUID

@@ -276,3 +276,26 @@ func TestChecks(t *testing.T) {
 		}
 	}
 }
+
+// TestPrivilegedNeedsTheFloor: being asked for is not being granted.
+func TestPrivilegedNeedsTheFloor(t *testing.T) {
+	s := standing()
+	s.facts.Privileged, s.spec.Linux.Resources.Devices[0].Allow = true, true
+	if got := ids(s.check(t)); !slices.Contains(got, "B10") {
+		t.Errorf("Check() = %v, want B10", got)
+	}
+	s.floor.Privileged = Allow
+	if got := s.check(t); len(got) > 0 {
+		t.Errorf("Check(twin) = %v, want none", got)
+	}
+}
+
+// TestVolumesNeedAPod: without a pod's UID nothing is the kubelet's own.
+func TestVolumesNeedAPod(t *testing.T) {
+	s := standing()
+	s.facts.PodUID, s.facts.Mounts[0].Source = "", "/var/lib/kubelet/pods/volumes"
+	s.facts.KubeletDir = ""
+	if got := ids(s.check(t)); !slices.Contains(got, "B18") {
+		t.Errorf("Check() = %v, want B18", got)
+	}
+}
