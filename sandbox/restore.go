@@ -48,6 +48,9 @@ func BootID() (string, error) {
 // data directory knows this boot but the state directory does not (a wrong root, a late mount), it is
 // ErrLostState and nothing is touched. It must be called once, before anything else.
 func (p *Pods) Restore(ctx context.Context) error {
+	if err := proc.Subreaper(); err != nil { // monitors and commands become our children
+		return fmt.Errorf("restore: %w", err)
+	}
 	boot, err := BootID()
 	if err != nil {
 		return fmt.Errorf("restore: %w", err)

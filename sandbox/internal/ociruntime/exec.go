@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -20,7 +23,7 @@ var ErrTimeout = errors.New("command timed out")
 
 const (
 	drain = 2 * time.Second // how long output is read on after the command ended, if a child of it holds the pipe
-	mercy = 2 * time.Second // for the runtime to notice that its command was killed
+	mercy = 2 * time.Second // for a killed command to end
 )
 
 // Exec is one command to run inside a live container.
@@ -41,75 +44,157 @@ type Result struct {
 
 // Exec runs one command without a terminal and waits for it. The command's own failure is a Code, not
 // an error. ErrTimeout, or the context's cause, means that the command was killed with all its
-// descendants; the Result then holds the output so far. It goes to the runtime directly: the monitor
-// would cost another 20 ms, and nobody needs an exec to outlive the daemon.
+// descendants; the Result then holds the output so far.
+//
+// It goes to the runtime directly: the monitor would cost another 20 ms, and nobody needs an exec to
+// outlive the daemon. The runtime is told to detach, since otherwise it copies the output itself and
+// waits as long as any process holds the pipe; the command then becomes a child of this process, which
+// must be a subreaper (proc.Subreaper).
 func (r *Runtime) Exec(ctx context.Context, e Exec) (Result, error) {
-	process, err := memfile("process", e.Process)
-	if err != nil {
-		return Result{}, fmt.Errorf("exec in %s: %w", e.ID, err)
-	}
-	defer process.Close()
-	log, err := memfile("log", nil)
-	if err != nil {
-		return Result{}, fmt.Errorf("exec in %s: %w", e.ID, err)
-	}
-	defer log.Close()
 	if e.Timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, e.Timeout, ErrTimeout)
 		defer cancel()
 	}
-
-	// The log goes to a file of its own: on stderr it would mix with the command's.
-	args := append(r.GlobalArgs(), "--log=/proc/self/fd/4", "exec", "--process=/proc/self/fd/3", "--pid-file="+e.PidFile, e.ID)
-	cmd := exec.Command(r.opt.Path, args...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.ExtraFiles = []*os.File{process, log}
-	cmd.Dir = filepath.Dir(e.PidFile)
-	cmd.WaitDelay = drain
-	out, errs := capped{limit: e.MaxOutput}, capped{limit: e.MaxOutput}
-	cmd.Stdout, cmd.Stderr = &out, &errs
 	defer os.Remove(e.PidFile)
-	if err := cmd.Start(); err != nil {
+	out, err := newTap(e.MaxOutput)
+	if err != nil {
 		return Result{}, fmt.Errorf("exec in %s: %w", e.ID, err)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	select {
-	case err = <-ended:
-	case <-ctx.Done():
-		r.end(cmd.Process.Pid, ended)
-		return Result{Stdout: out.Bytes(), Stderr: errs.Bytes(), Code: -1, Dropped: out.dropped + errs.dropped},
-			fmt.Errorf("exec in %s: %w", e.ID, context.Cause(ctx))
+	defer out.close()
+	errs, err := newTap(e.MaxOutput)
+	if err != nil {
+		return Result{}, fmt.Errorf("exec in %s: %w", e.ID, err)
 	}
-	res := Result{Stdout: out.Bytes(), Stderr: errs.Bytes(), Dropped: out.dropped + errs.dropped}
-	// The runtime writes the pid file once the command runs; without it there was no command.
-	if _, serr := os.Stat(e.PidFile); serr != nil {
-		return Result{}, fmt.Errorf("exec in %s: %s", e.ID, failure(log, err))
-	}
-	res.Code = cmd.ProcessState.ExitCode()
-	if ws, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
-		res.Code = 128 + int(ws.Signal())
+	defer errs.close()
+	code, err := r.execute(ctx, e, out.in, errs.in)
+	limit := time.Now().Add(drain)
+	res := Result{Stdout: out.finish(limit), Stderr: errs.finish(limit), Code: code, Dropped: out.kept.dropped + errs.kept.dropped}
+	if err != nil {
+		return res, fmt.Errorf("exec in %s: %w", e.ID, err)
 	}
 	return res, nil
 }
 
-// end kills the command and what it started, then the runtime if it does not follow by itself.
-func (r *Runtime) end(pid int, ended <-chan error) {
-	deadline := time.After(mercy)
-	for {
-		proc.KillTree(pid)
-		select {
-		case <-ended:
-			return
-		case <-time.After(50 * time.Millisecond):
-		case <-deadline:
-			syscall.Kill(-pid, syscall.SIGKILL)
-			proc.KillTree(pid)
-			<-ended // bounded by WaitDelay
-			return
-		}
+// execute starts the command and waits for its end.
+func (r *Runtime) execute(ctx context.Context, e Exec, stdout, stderr *os.File) (int, error) {
+	process, err := memfile("process", e.Process)
+	if err != nil {
+		return -1, err
 	}
+	defer process.Close()
+	log, err := memfile("log", nil)
+	if err != nil {
+		return -1, err
+	}
+	defer log.Close()
+	// The log goes to a file of its own: on stderr it would mix with the command's.
+	args := append(r.GlobalArgs(), "--log=/proc/self/fd/4", "exec", "--detach", "--process=/proc/self/fd/3", "--pid-file="+e.PidFile, e.ID)
+	cmd := exec.Command(r.opt.Path, args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.ExtraFiles = []*os.File{process, log}
+	cmd.Dir = filepath.Dir(e.PidFile)
+	cmd.Stdout, cmd.Stderr = stdout, stderr
+	err = cmd.Start()
+	stdout.Close() // the command's copies are the last
+	stderr.Close()
+	if err != nil {
+		return -1, err
+	}
+	pid := cmd.Process.Pid
+	stop := context.AfterFunc(ctx, func() {
+		proc.KillTree(pid)
+		syscall.Kill(-pid, syscall.SIGKILL)
+	})
+	err = cmd.Wait()
+	if !stop() {
+		if id, perr := pidFrom(e.PidFile); perr == nil {
+			r.end(id)
+		}
+		return -1, context.Cause(ctx)
+	}
+	if err != nil {
+		return -1, errors.New(failure(log, err))
+	}
+	id, err := pidFrom(e.PidFile)
+	if err != nil {
+		return -1, errors.New(failure(log, err))
+	}
+	held, err := proc.Open(id)
+	if err != nil {
+		proc.Collect(id.Pid)
+		return -1, err
+	}
+	defer held.Close()
+	if err := held.Wait(ctx); err != nil {
+		r.end(id)
+		return -1, err
+	}
+	return proc.Collect(id.Pid)
+}
+
+func pidFrom(file string) (proc.ID, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return proc.ID{}, err
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	if err != nil {
+		return proc.ID{}, err
+	}
+	return proc.Of(pid)
+}
+
+// end kills the command and what it started, and reaps it.
+func (r *Runtime) end(id proc.ID) {
+	proc.KillTree(id.Pid)
+	held, err := proc.Open(id)
+	if err != nil {
+		return
+	}
+	defer held.Close()
+	held.Signal(syscall.SIGKILL)
+	ctx, cancel := context.WithTimeout(context.Background(), mercy)
+	defer cancel()
+	if held.Wait(ctx) == nil {
+		proc.KillTree(id.Pid) // what it forked at last
+		proc.Reap(id.Pid)
+	}
+}
+
+// tap is a pipe whose far end is kept up to a limit.
+type tap struct {
+	in, out *os.File
+	kept    capped
+	done    chan struct{}
+}
+
+func newTap(limit int) (*tap, error) {
+	out, in, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	t := &tap{in: in, out: out, kept: capped{limit: limit}, done: make(chan struct{})}
+	go func() {
+		io.Copy(&t.kept, t.out)
+		close(t.done)
+	}()
+	return t, nil
+}
+
+// finish waits for the end of the pipe, or until limit if a process that lives on holds it.
+func (t *tap) finish(limit time.Time) []byte {
+	t.in.Close()
+	t.out.SetReadDeadline(limit)
+	<-t.done
+	return t.kept.Bytes()
+}
+
+func (t *tap) close() {
+	t.in.Close()
+	t.out.SetReadDeadline(time.Unix(1, 0))
+	<-t.done
+	t.out.Close()
 }
 
 // failure is the runtime's own words on why there was no command.

@@ -198,16 +198,18 @@ func Message(log []byte) string {
 }
 
 // capped keeps the first limit bytes written to it and drops the rest without an error, so that the
-// writer neither blocks nor fails.
+// writer neither blocks nor fails. It embeds no buffer: io.Copy would find ReadFrom and fill that.
 type capped struct {
-	bytes.Buffer
+	buf     bytes.Buffer
 	limit   int
 	dropped int64
 }
 
 func (c *capped) Write(p []byte) (int, error) {
-	keep := min(len(p), c.limit-c.Len())
-	c.Buffer.Write(p[:keep])
+	keep := min(len(p), c.limit-c.buf.Len())
+	c.buf.Write(p[:keep])
 	c.dropped += int64(len(p) - keep)
 	return len(p), nil
 }
+
+func (c *capped) Bytes() []byte { return c.buf.Bytes() }

@@ -129,6 +129,34 @@ func Reap(pid int) {
 	}
 }
 
+// Collect reaps a child that has ended and gives its exit code, 128+n for signal n.
+func Collect(pid int) (int, error) {
+	var ws unix.WaitStatus
+	for {
+		got, err := unix.Wait4(pid, &ws, unix.WNOHANG, nil)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return -1, fmt.Errorf("collect process %d: %w", pid, err)
+		case got != pid:
+			return -1, fmt.Errorf("collect process %d: it has not ended", pid)
+		case ws.Signaled():
+			return 128 + int(ws.Signal()), nil
+		default:
+			return ws.ExitStatus(), nil
+		}
+	}
+}
+
+// Subreaper makes orphaned descendants children of this process, for as long as it lives.
+func Subreaper() error {
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("become subreaper: %w", err)
+	}
+	return nil
+}
+
 type stat struct {
 	pid, ppid, session int
 	state              byte
