@@ -166,6 +166,11 @@ func limits(v *view) (out []string) {
 		return []string{"linux.resources is missing"}
 	}
 	out = append(out, found(r.Pids == nil || r.Pids.Limit == nil || *r.Pids.Limit <= 0, "there is no limit of processes")...)
+	return append(out, knownLimits(*r)...)
+}
+
+// knownLimits are the rules for limits that a container has at its start and for a change to them.
+func knownLimits(r specs.LinuxResources) (out []string) {
 	out = append(out, found(r.BlockIO != nil || r.Network != nil || r.Rdma != nil, "blockIO, network or rdma is set")...)
 	if m := r.Memory; m != nil {
 		out = append(out, found(m.DisableOOMKiller != nil && *m.DisableOOMKiller, "the OOM killer is disabled")...)

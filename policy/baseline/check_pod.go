@@ -122,3 +122,19 @@ func CheckExec(processJSON, specJSON []byte) []Violation {
 	}
 	return []Violation{{"X03", "same confinement", "the process differs from the container's own in more than arguments and terminal"}}
 }
+
+// CheckUpdate reads a wanted change to the resources of a live container (OCI LinuxResources, JSON): only
+// limits of CPU, memory and hugepages may change, never devices or the limit of processes.
+func CheckUpdate(resourcesJSON []byte) (out []Violation) {
+	var r specs.LinuxResources
+	if err := canonical(resourcesJSON, &r); err != nil {
+		return []Violation{{"U01", "canonical form", err.Error()}}
+	}
+	if r.Devices != nil || r.Pids != nil {
+		out = append(out, Violation{"U02", "limits only", "devices or the limit of processes would change"})
+	}
+	for _, msg := range knownLimits(r) {
+		out = append(out, Violation{"U03", "cgroup limits", msg})
+	}
+	return out
+}

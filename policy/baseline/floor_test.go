@@ -321,3 +321,24 @@ func TestParseFloor(t *testing.T) {
 		}
 	}
 }
+
+func TestCheckUpdate(t *testing.T) {
+	for data, want := range map[string][]string{
+		`{"memory":{"limit":1048576},"cpu":{"shares":2}}`: nil,
+		`{}`:                            nil,
+		`{"memory":{"limit":1048576}} `: {"U01"},
+		`{"Memory":{"limit":1048576}}`:  {"U01"},
+		`{"extra":1}`:                   {"U01"},
+		`{"devices":[{"allow":true,"access":"rwm"}]}`: {"U02"},
+		`{"pids":{"limit":-1}}`:                       {"U02"},
+		`{"memory":{"disableOOMKiller":true}}`:        {"U03"},
+		`{"unified":{"memory.max":"max"}}`:            {"U03"},
+		`{"unified":{"memory.high":"1"}}`:             nil,
+		`{"cpu":{"realtimeRuntime":1}}`:               {"U03"},
+		`{"rdma":{"x":{}}}`:                           {"U03"},
+	} {
+		if got := ids(CheckUpdate([]byte(data))); !slices.Equal(got, want) {
+			t.Errorf("CheckUpdate(%s) = %v, want %v", data, got, want)
+		}
+	}
+}
