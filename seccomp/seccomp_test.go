@@ -316,6 +316,38 @@ func TestNarrowIsAtLeastAsStrict(t *testing.T) {
 	}
 }
 
+// TestNarrowTakesTheSafeSide: "at most 5" and "at least 3" are no single comparison, so nothing is allowed.
+func TestNarrowTakesTheSafeSide(t *testing.T) {
+	profile := func(op string, value int) Profile {
+		p, err := FromJSON([]byte(fmt.Sprintf(`{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["lseek"],
+			"action":"SCMP_ACT_ALLOW","args":[{"index":1,"value":%d,"op":%q}]}]}`, value, op)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	both, err := profile("SCMP_CMP_LE", 5).Narrow(profile("SCMP_CMP_GE", 3)).OCI(nil)
+	if err != nil || len(both.Syscalls) != 0 {
+		t.Errorf("narrowed: %+v, %v, want no rule", both, err)
+	}
+	one, err := profile("SCMP_CMP_LE", 5).Narrow(profile("SCMP_CMP_LE", 3)).OCI(nil)
+	if err != nil || len(one.Syscalls) != 1 || one.Syscalls[0].Args[0].Value != 3 {
+		t.Errorf("narrowed: %+v, %v, want at most 3", one, err)
+	}
+}
+
+// TestForeignNamesAreLeftOut: the OCI runtime would ignore them silently.
+func TestForeignNamesAreLeftOut(t *testing.T) {
+	p, err := FromJSON([]byte(`{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["read","socketcall","_llseek"],"action":"SCMP_ACT_ALLOW"}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	oci, err := p.OCI(nil)
+	if err != nil || len(oci.Syscalls) != 1 || !slices.Equal(oci.Syscalls[0].Names, []string{"read"}) {
+		t.Errorf("OCI() = %+v, %v, want read alone", oci, err)
+	}
+}
+
 // TestNarrowKeepsWhatBothAllow: the default narrowed by itself, by a copy, and by "allow all" is the default.
 func TestNarrowKeepsWhatBothAllow(t *testing.T) {
 	all, err := FromJSON([]byte(`{"defaultAction":"SCMP_ACT_ALLOW"}`))
