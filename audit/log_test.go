@@ -28,6 +28,17 @@ func openTest(tb testing.TB, o Options) *Log {
 	return l
 }
 
+// fastDir is a directory on a tmpfs, for tests that open thousands of logs and test no disk.
+func fastDir(tb testing.TB) string {
+	tb.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "sallyport-audit-*")
+	if err != nil {
+		return tb.TempDir()
+	}
+	tb.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
 func appendTest(tb testing.TB, l *Log, rule string) Receipt {
 	tb.Helper()
 	r, err := l.Append(tb.Context(), Event{Type: "decision", Verb: "run", Outcome: "deny", Hits: []Hit{{"node", rule, "why"}}})
@@ -177,7 +188,7 @@ func TestTornAtEveryByte(t *testing.T) {
 			if zeros > 0 && size > len(whole)-1 {
 				continue
 			}
-			dir := t.TempDir()
+			dir := fastDir(t)
 			data := append(bytes.Clone(whole[:size]), make([]byte, zeros)...)
 			if err := os.WriteFile(segmentPath(dir, 1), data, 0o600); err != nil {
 				t.Fatal(err)
@@ -242,7 +253,7 @@ func TestTornHeader(t *testing.T) {
 		t.Fatal(err)
 	}
 	for size := range len(whole) {
-		dir := t.TempDir()
+		dir := fastDir(t)
 		fill(t, dir, 2)
 		if err := os.WriteFile(segmentPath(dir, 2), whole[:size], 0o600); err != nil {
 			t.Fatal(err)
@@ -279,7 +290,7 @@ func TestEveryBitFlip(t *testing.T) {
 		t.Fatal(err)
 	}
 	lastFrame := frames(t, whole)[3]
-	dir := t.TempDir()
+	dir := fastDir(t)
 	path = segmentPath(dir, 1)
 	for at := range whole {
 		for _, bit := range []byte{1, 0x20, 0x80} {
