@@ -3,7 +3,7 @@ package spec
 import (
 	"errors"
 	"fmt"
-	"os"
+	"io/fs"
 	"path"
 	"slices"
 	"strings"
@@ -280,6 +280,6 @@ func (b *builder) devices() error {
 }
 
 func (d HostDevice) oci(at string) specs.LinuxDevice {
-	mode := os.FileMode(d.Mode & 0o777)
+	mode := fs.FileMode(d.Mode & 0o777)
 	return specs.LinuxDevice{Path: at, Type: d.Type, Major: d.Major, Minor: d.Minor, FileMode: &mode, UID: &d.UID, GID: &d.GID}
 }
