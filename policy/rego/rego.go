@@ -213,7 +213,7 @@ func (r *Rules) JudgeAct(ctx context.Context, act policy.Act, claims []policy.Cl
 		return nil, nil, fmt.Errorf("package sallyport.%s did not answer in %s", act.Verb, deadline)
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("package sallyport.%s: %s", act.Verb, strings.ReplaceAll(err.Error(), "\n", " "))
+		return nil, nil, fmt.Errorf("package sallyport.%s: %s", act.Verb, bounded(err.Error(), maxMsg))
 	}
 	return q.read(rs)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -186,6 +187,28 @@ deny contains {"rule": "mounts", "msg": "b"} if count(input.spec.mounts) == 0
 		act.Spec = json.RawMessage(spec)
 		if _, _, err := r.JudgeAct(context.Background(), act, nil); err == nil {
 			t.Errorf("JudgeAct(spec %s) = nil, want an error", spec)
+		}
+	}
+}
+
+// Rules are shared by every request of a node.
+func TestJudgeActConcurrently(t *testing.T) {
+	r := mustCompile(t, privileged, "sallyport.run")
+	var wg sync.WaitGroup
+	for i := range 4 * parallel {
+		wg.Go(func() {
+			deny, _, err := r.JudgeAct(context.Background(), run(i%2 == 0), nil)
+			if err != nil || (len(deny) == 1) != (i%2 == 0) {
+				t.Errorf("JudgeAct(%d) = %v, %v", i, deny, err)
+			}
+		})
+	}
+	wg.Wait()
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	for range 20 { // whether a slot is free or not, a cancelled judgement has no answer
+		if _, _, err := r.JudgeAct(ctx, run(false), nil); err == nil {
+			t.Error("JudgeAct(cancelled) = nil, want an error")
 		}
 	}
 }
