@@ -14,7 +14,6 @@ import (
 
 	"sallyport/enforce"
 	"sallyport/image/ref"
-	"sallyport/policy"
 )
 
 // uses says which container's layer is over which image.
@@ -69,7 +68,7 @@ func (s *Store) end(id string) {
 // for the same container gives the same mount. The layer is volatile: no sync waits for it, and it does
 // not outlive a reboot. A grant of another verb, or the zero Grant, is refused with ErrGrant.
 func (s *Store) Mount(ctx context.Context, g enforce.Grant) (Rootfs, error) {
-	if !g.Valid() || g.Verb() != policy.VerbRun || g.Subject() == "" || g.Image().ID.IsZero() {
+	if !g.Valid() || g.Verb() != "run" || g.Subject() == "" || g.Image().ID.IsZero() {
 		return Rootfs{}, fmt.Errorf("mount image: %w: want an admitted run", ErrGrant)
 	}
 	if err := ctx.Err(); err != nil {

@@ -70,12 +70,15 @@ func (s *Store) mountRootfs(dir string, chains []ref.Digest, label string) error
 		return err
 	}
 	defer func() { closeAll(files) }()
-	for _, d := range []string{"upper", "work", "merged", "empty"} {
+	for _, d := range []string{"upper", "work", "merged"} {
 		if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 			return err
 		}
 	}
 	if len(files) == 0 { // an image without layers
+		if err := os.Mkdir(filepath.Join(dir, "empty"), 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
 		empty, err := openPath(filepath.Join(dir, "empty"))
 		if err != nil {
 			return err

@@ -16,7 +16,6 @@ import (
 
 	"sallyport/enforce"
 	"sallyport/image/ref"
-	"sallyport/policy"
 )
 
 // Pull redeems adm at the store's gate and copies exactly what src.Image says, from the connection that
@@ -31,7 +30,7 @@ func (s *Store) Pull(ctx context.Context, src *Source, adm enforce.PullAdmission
 	if err != nil {
 		return Image{}, fmt.Errorf("pull %s: %w", src.image.Name, err)
 	}
-	if !g.Valid() || g.Verb() != policy.VerbPull || g.Image() != src.image || g.Subject() != src.image.Instance.String() {
+	if !g.Valid() || g.Verb() != "pull" || g.Image() != src.image || g.Subject() != src.image.Instance.String() {
 		return Image{}, fmt.Errorf("pull %s: %w image", src.image.Name, ErrGrant)
 	}
 	// The key holds whether credentials were used: a pull without them must not ride on one with them.

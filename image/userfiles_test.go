@@ -75,6 +75,8 @@ func layered(t *testing.T, layers ...[]tar.Header) v1.Image {
 	return img
 }
 
+type tarHeader = tar.Header
+
 type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
