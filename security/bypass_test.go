@@ -12,12 +12,12 @@ import (
 // bypasses are programs that try to get past the gate from another room. None may compile; each has
 // the words that the compiler must object with, so that a typing mistake does not pass for a guard.
 var bypasses = []struct{ name, imports, body, objection string }{
-	{"forge an admission", `"sallyport/enforce"`, `_ = enforce.RunAdmission{permit: nil}`, "unknown field permit"},
+	{"forge an admission", `"sallyport/enforce"`, `_ = enforce.RunAdmission{permit: nil}`, "unexported field permit"},
 	{"name the permit type", `"sallyport/enforce"`, `var p enforce.permit; _ = p`, "not exported"},
-	{"forge a grant", `"sallyport/enforce"`, `_ = enforce.Grant{g: nil}`, "unknown field g"},
-	{"forge a verdict", `"sallyport/policy"`, `_ = policy.Verdict{v: nil}`, "unknown field v"},
-	{"forge a decision", `"sallyport/policy"`, `_ = policy.Decision{parts: nil}`, "unknown field parts"},
-	{"forge a receipt", `"sallyport/audit"`, `_ = audit.Receipt{seq: 1}`, "unknown field seq"},
+	{"forge a grant", `"sallyport/enforce"`, `_ = enforce.Grant{g: nil}`, "unexported field g"},
+	{"forge a verdict", `"sallyport/policy"`, `_ = policy.Verdict{v: nil}`, "unexported field v"},
+	{"forge a decision", `"sallyport/policy"`, `_ = policy.Decision{parts: nil}`, "unexported field parts"},
+	{"forge a receipt", `"sallyport/audit"`, `_ = audit.Receipt{seq: 1}`, "unexported field seq"},
 	{"make a claim", `"sallyport/policy/internal/claim"`, `_ = claim.New(claim.Fields{})`, "use of internal package"},
 	{"pass a spec to Create", `"context"; "sallyport/enforce"; "sallyport/sandbox"`,
 		`var p *sandbox.Pod; _, _ = p.Create(context.Background(), enforce.RunAdmission{}, "spec")`, "too many arguments"},
