@@ -187,11 +187,17 @@ func (d *daemon) probe(ctx context.Context) (map[string]sandbox.RuntimeFacts, er
 	}
 	for name, h := range d.c.Runtime.Handlers {
 		if ferr := facts[name].Safe(); ferr != nil && !h.AllowUnsafe {
-			return nil, fmt.Errorf("%w; install a newer one, or name the risk with runtime.handlers.%s.allow_unsafe_version", err, name)
+			return nil, fmt.Errorf("%s; install a newer one, or name the risk with runtime.handlers.%s.allow_unsafe_version", firstLine(err), name)
 		}
 	}
 	d.log.Warn("an unsafe OCI runtime is used, as the configuration allows", "err", err)
 	return facts, nil
+}
+
+// firstLine: the default handler and its own name are one runtime, which fails twice in the same words.
+func firstLine(err error) string {
+	line, _, _ := strings.Cut(err.Error(), "\n")
+	return line
 }
 
 // tellLimits says once what this node cannot grant, so that nobody wonders later.

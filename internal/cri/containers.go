@@ -182,7 +182,26 @@ func (s *Server) ExecSync(ctx context.Context, req *v1.ExecSyncRequest) (*v1.Exe
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	return &v1.ExecSyncResponse{Stdout: res.Stdout, Stderr: res.Stderr, ExitCode: int32(res.Code)}, nil
+	stdout, stderr := fit(res.Stdout, res.Stderr)
+	return &v1.ExecSyncResponse{Stdout: stdout, Stderr: stderr, ExitCode: int32(res.Code)}, nil
+}
+
+// fit cuts the ends off, of the longer first, until both outputs fit one message: 16 MiB of each, as
+// the API has it, would be a message that the kubelet's client refuses whole.
+func fit(stdout, stderr []byte) (out, errs []byte) {
+	const room = maxMessageBytes - 1<<10 // for the message's other fields
+	over := len(stdout) + len(stderr) - room
+	if over <= 0 {
+		return stdout, stderr
+	}
+	long, short := &stdout, &stderr
+	if len(*long) < len(*short) {
+		long, short = short, long
+	}
+	cut := min(over, len(*long)-len(*short))
+	*long, over = (*long)[:len(*long)-cut], over-cut
+	*long, *short = (*long)[:len(*long)-(over+1)/2], (*short)[:len(*short)-over/2]
+	return stdout, stderr
 }
 
 func (s *Server) execSync(ctx context.Context, c *sandbox.Container, cmd []string, limit time.Duration) (sandbox.ExecResult, error) {
