@@ -185,7 +185,7 @@ func TestStop(t *testing.T) {
 func TestStopCancelsHungCreate(t *testing.T) {
 	dir := t.TempDir()
 	hung := filepath.Join(dir, "runc")
-	must(t, os.WriteFile(hung, []byte("#!/bin/sh\nfor a; do case $a in create) exec sleep 1000;; esac; done\n"), 0o755))
+	must(t, os.WriteFile(hung, []byte("#!/bin/sh\nfor a; do case $a in create) exec sleep 4713;; esac; done\n"), 0o755))
 	n := newNode(t, func(o *Options) { o.Runtimes["hung"] = hung })
 	cfg := podConfig("a")
 	cfg.Handler = "hung"
@@ -216,7 +216,7 @@ func TestStopCancelsHungCreate(t *testing.T) {
 		t.Fatalf("Reserve() after a cancelled create = %v, want nil", err)
 	}
 	r.Cancel()
-	if out := processes(t, "sleep 1000"); len(out) > 0 {
+	if out := processes(t, "sleep 4713"); len(out) > 0 {
 		t.Errorf("processes of the hung runtime live on: %v", out)
 	}
 }
@@ -238,7 +238,7 @@ func processes(t *testing.T, args string) (out []int) {
 func TestCreateDeadline(t *testing.T) {
 	dir := t.TempDir()
 	hung := filepath.Join(dir, "runc")
-	must(t, os.WriteFile(hung, []byte("#!/bin/sh\nfor a; do case $a in create) exec sleep 1000;; esac; done\n"), 0o755))
+	must(t, os.WriteFile(hung, []byte("#!/bin/sh\nfor a; do case $a in create) exec sleep 4713;; esac; done\n"), 0o755))
 	n := newNode(t, func(o *Options) { o.Runtimes["hung"], o.Deadline = hung, 500*time.Millisecond })
 	cfg := podConfig("a")
 	cfg.Handler = "hung"
