@@ -57,7 +57,7 @@ func (l *layer) explain(syscall string) []string {
 
 // Lint lists comparisons that mean less than they read: of an int argument, which the kernel cuts to
 // 32 bits while the filter sees 64, in a way that cannot be masked. Each can be evaded by setting a
-// high bit; equalities are masked silently and are not listed.
+// high bit; equalities, and one inequality in a rule, are masked silently and are not listed.
 func (p Profile) Lint() []string {
 	var out []string
 	for _, l := range p.layers {
@@ -67,6 +67,9 @@ func (p Profile) Lint() []string {
 					continue
 				}
 				for _, name := range r.names {
+					if a.op == specs.OpNotEqual && r.inequalities(name) == 1 {
+						continue
+					}
 					if isInt(name, a.index) {
 						out = append(out, fmt.Sprintf("syscall %s: %s: the kernel reads 32 bits of it, the filter 64", name, a))
 					}

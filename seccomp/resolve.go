@@ -50,9 +50,7 @@ func (l *layer) resolve(caps []string) (*table, error) {
 			if !Native(name) {
 				continue
 			}
-			if w, ok := r.when(name); ok {
-				found[name] = append(found[name], w)
-			}
+			found[name] = append(found[name], r.whens(name)...)
 		}
 	}
 	t := &table{fallback: l.answer, flags: l.flags, calls: make(map[string]verdict, len(found))}
@@ -90,19 +88,43 @@ func (r rule) native() bool {
 	return len(r.includes.arches) == 0 || slices.Contains(r.includes.arches, runtime.GOARCH)
 }
 
-// when is r for one syscall; ok is false if it can never hold.
-func (r rule) when(name string) (when, bool) {
-	w := when{answer: r.answer}
+// whens is r for one syscall; none if it can never hold. "Is not v" of an int argument has no masked
+// form, so it becomes "bit i differs" for each of 32 bits; of a rule with several such, see Lint.
+func (r rule) whens(name string) []when {
+	w, expand := when{answer: r.answer}, -1
 	for _, a := range r.args {
 		switch c, holds := a.canonical(name); holds {
 		case impossible:
-			return when{}, false
+			return nil
 		case sometimes:
 			w.args = append(w.args, c)
 		}
 	}
 	slices.SortFunc(w.args, func(a, b arg) int { return cmp.Compare(a.index, b.index) })
-	return w, true
+	if r.inequalities(name) == 1 {
+		expand = slices.IndexFunc(w.args, func(a arg) bool { return a.op == specs.OpNotEqual && isInt(name, a.index) })
+	}
+	if expand < 0 {
+		return []when{w}
+	}
+	var out []when
+	for bit := uint64(1); bit < 1<<32; bit <<= 1 {
+		args := slices.Clone(w.args)
+		not := args[expand]
+		args[expand] = arg{index: not.index, op: specs.OpMaskedEqual, value: bit, two: ^not.value & bit}
+		out = append(out, when{args: args, answer: w.answer})
+	}
+	return out
+}
+
+// inequalities counts the int arguments that r wants to differ from a value.
+func (r rule) inequalities(name string) (n int) {
+	for _, a := range r.args {
+		if a.op == specs.OpNotEqual && isInt(name, a.index) {
+			n++
+		}
+	}
+	return n
 }
 
 // settle makes one verdict of the rules for one syscall. Of several rules without arguments the

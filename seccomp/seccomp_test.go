@@ -262,6 +262,32 @@ func TestIntArgumentsAreMasked(t *testing.T) {
 	}
 }
 
+// TestIntInequality: "is not" of an int argument looks at 32 bits, and so excludes "is" of the same.
+func TestIntInequality(t *testing.T) {
+	p, err := FromJSON([]byte(`{"defaultAction":"SCMP_ACT_ERRNO","defaultErrnoRet":38,"syscalls":[
+		{"names":["socket"],"action":"SCMP_ACT_ERRNO","errnoRet":22,"args":[{"index":0,"value":16,"op":"SCMP_CMP_EQ"},{"index":2,"value":9,"op":"SCMP_CMP_EQ"}]},
+		{"names":["socket"],"action":"SCMP_ACT_ALLOW","args":[{"index":2,"value":9,"op":"SCMP_CMP_NE"}]},
+		{"names":["socket"],"action":"SCMP_ACT_ALLOW","args":[{"index":0,"value":16,"op":"SCMP_CMP_NE"}]}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tab := resolved(t, p)
+	for _, tt := range []struct {
+		family, protocol uint64
+		want             string
+	}{
+		{16, 9, "refused with EINVAL"}, {16, 1<<32 | 9, "refused with EINVAL"}, {1<<40 | 16, 9, "refused with EINVAL"},
+		{16, 8, "allowed"}, {2, 9, "allowed"}, {2, 0, "allowed"},
+	} {
+		if got := tab.eval("socket", [6]uint64{tt.family, 0, tt.protocol}).String(); got != tt.want {
+			t.Errorf("socket(%#x, 0, %#x) is %s, want %s", tt.family, tt.protocol, got, tt.want)
+		}
+	}
+	if lint := p.Lint(); len(lint) != 0 {
+		t.Errorf("Lint() = %q, want nothing", lint)
+	}
+}
+
 // randomProfile makes a small profile over few syscalls and values, so that rules meet often.
 func randomProfile(r *rand.Rand) string {
 	actions := []string{"SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_LOG", "SCMP_ACT_KILL_PROCESS"}
