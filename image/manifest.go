@@ -242,3 +242,26 @@ func uniqueKeys(b []byte) error {
 	_, err := topLevel(b)
 	return err
 }
+
+// Parse reads an image manifest with its config as Resolve does, and says whether they belong together.
+// It exists for tools and fuzzing: nothing follows from it but the Config.
+func Parse(manifest []byte, contentType string, config []byte) (Config, error) {
+	doc, err := parseDocument(manifest, contentType)
+	if err != nil {
+		return Config{}, err
+	}
+	if doc.isIndex() {
+		return Config{}, fmt.Errorf("%w: it is an index", ErrInvalid)
+	}
+	if doc.Config.Digest != ref.DigestOf(config) || doc.Config.Size != int64(len(config)) {
+		return Config{}, fmt.Errorf("%w: the config is not the manifest's", ErrInvalid)
+	}
+	c, err := parseConfig(config)
+	if err != nil {
+		return Config{}, err
+	}
+	if len(c.diffIDs) != len(doc.Layers) {
+		return Config{}, fmt.Errorf("%w: config has %d diff IDs, manifest has %d layers", ErrInvalid, len(c.diffIDs), len(doc.Layers))
+	}
+	return c.config, nil
+}

@@ -38,7 +38,7 @@ func Parse(s string) (Name, error) {
 	}
 	host, _, found := strings.Cut(s, "/")
 	if !found || !(strings.ContainsAny(host, ".:") || host == "localhost") {
-		return Name{}, fmt.Errorf("parse image name %q: %w: write the registry host, for example docker.io/library/%s", s, ErrShortName, s)
+		return Name{}, fmt.Errorf("parse image name %q: %w: write the registry host, for example %q", s, ErrShortName, "docker.io/library/"+s)
 	}
 	named, err := reference.ParseNormalizedNamed(s)
 	if err != nil {
