@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"sallyport/enforce"
-	"sallyport/policy"
 	"sallyport/sandbox/internal/ociruntime"
 	"sallyport/sandbox/spec"
 )
@@ -81,7 +80,7 @@ func (c *Container) Resolved() []enforce.Mount { return resolved(c.sealed.Mounts
 func (c *Container) SealedText() string { return c.base.Sealed }
 
 // Image is the judged image.
-func (c *Container) Image() policy.Image { return c.base.Ctr.Image }
+func (c *Container) Image() enforce.Image { return c.base.Ctr.Image }
 
 // LogPath is the container's log file on the node; "" if it has none.
 func (c *Container) LogPath() string { return c.base.Ctr.Log }

@@ -12,8 +12,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"sallyport/enforce"
 	"sallyport/internal/durable"
-	"sallyport/policy"
 	"sallyport/sandbox/internal/proc"
 	"sallyport/sandbox/spec"
 )
@@ -105,7 +105,7 @@ type podPart struct {
 type ctrPart struct {
 	PodID     string          `json:"podID"`
 	Namespace string          `json:"namespace"`
-	Image     policy.Image    `json:"image"`
+	Image     enforce.Image    `json:"image"`
 	SpecHash  string          `json:"specHash"` // sha256 of config.json, hexadecimal
 	Handler   string          `json:"handler"`
 	Log       string          `json:"log,omitempty"` // file, resolved
