@@ -104,10 +104,10 @@ func v1Controllers(mountinfo string) (found []string) {
 	all := []string{"blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "hugetlb", "memory", "net_cls", "net_prio", "perf_event", "pids", "rdma"}
 	for line := range strings.SplitSeq(mountinfo, "\n") {
 		_, rest, ok := strings.Cut(line, " - cgroup ")
-		if !ok {
+		fields := strings.Fields(rest)
+		if !ok || len(fields) == 0 {
 			continue
 		}
-		fields := strings.Fields(rest)
 		for opt := range strings.SplitSeq(fields[len(fields)-1], ",") {
 			if slices.Contains(all, opt) && !slices.Contains(found, opt) {
 				found = append(found, opt)

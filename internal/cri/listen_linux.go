@@ -2,7 +2,6 @@ package cri
 
 import (
 	"net"
-	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -11,14 +10,6 @@ import (
 // socket is open to others; the umask is the whole process's, so this must run before work starts.
 func listen(path string) (net.Listener, error) {
 	old := unix.Umask(0o177)
-	l, err := net.Listen("unix", path)
-	unix.Umask(old)
-	if err != nil {
-		return nil, err
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		l.Close()
-		return nil, err
-	}
-	return l, nil
+	defer unix.Umask(old)
+	return net.Listen("unix", path)
 }

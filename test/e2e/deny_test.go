@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -137,5 +139,82 @@ func TestFloorDenied(t *testing.T) {
 		if _, err := w.Create(w.ctx, podID, pod, c); status.Code(err) != tt.want {
 			t.Errorf("CreateContainer(%s) = %v, want %s", tt.name, err, tt.want)
 		}
+	}
+}
+
+// One image has two names; where the request names none, each must pass.
+func TestEveryName(t *testing.T) {
+	half := map[string]string{"namespaces/half/bundle.yaml": "name: half\nrevision: 1\n"}
+	w := start(t, half, "")
+	p := w.policy()
+	p["namespaces/half/bundle.yaml"] = half["namespaces/half/bundle.yaml"]
+	p["namespaces/half/policy.json"] = fmt.Sprintf(`{"default": [{"type": "reject"}], "transports": {"docker": {"%s/open/yes": [{"type": "insecureAcceptAnything"}]}}}`, w.host)
+	if err := w.SetPolicy(p); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Reload(); err != nil {
+		t.Fatal(err)
+	}
+	yes := w.push("open/yes", v1.Config{})
+	w.copyTag("open/yes", "open/no")
+	no := w.host + "/open/no:v1"
+	id := w.pulled(yes, nil)
+	if other := w.pulled(no, nil); other != id {
+		t.Fatalf("the two names have the images %s and %s", id, other)
+	}
+	podID, pod := w.pod("half", "names")
+	for i, tt := range []struct {
+		name string
+		want codes.Code
+	}{{yes, codes.OK}, {no, codes.PermissionDenied}, {"", codes.PermissionDenied}} {
+		c := node.Container(fmt.Sprintf("c%d", i), tt.name, id, "/bin/sleep", "1000")
+		if _, err := w.Create(w.ctx, podID, pod, c); status.Code(err) != tt.want {
+			t.Errorf("CreateContainer(user-specified %q) = %v, want %s", tt.name, err, tt.want)
+		}
+	}
+}
+
+// An image that was pulled with credentials runs in another namespace only after that has pulled it too.
+func TestPrivateImage(t *testing.T) {
+	w := start(t, nil, "")
+	image := w.push("open/private", v1.Config{})
+	inner := w.registry.Config.Handler
+	w.registry.Config.Handler = http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if user, pass, _ := r.BasicAuth(); user != "me" || pass != "secret" {
+			rw.Header().Set("WWW-Authenticate", `Basic realm="test"`)
+			rw.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		inner.ServeHTTP(rw, r)
+	})
+	pull := func(pod *cri.PodSandboxConfig, auth *cri.AuthConfig) (string, error) {
+		r, err := w.Images.PullImage(w.ctx, &cri.PullImageRequest{Image: &cri.ImageSpec{Image: image}, SandboxConfig: pod, Auth: auth})
+		return r.GetImageRef(), err
+	}
+	ownerID, owner := w.pod("owner", "a")
+	thiefID, thief := w.pod("thief", "b")
+	if _, err := pull(owner, nil); err == nil {
+		t.Error("PullImage(no credentials) = nil, want an error")
+	}
+	if _, err := pull(owner, &cri.AuthConfig{Username: "me", Password: "wrong"}); err == nil || strings.Contains(err.Error(), "wrong") {
+		t.Errorf("PullImage(wrong credentials) = %v, want an error without them", err)
+	}
+	auth := &cri.AuthConfig{Username: "me", Password: "secret"}
+	id, err := pull(owner, auth)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := node.Container("main", image, id, "/bin/sleep", "1000")
+	if _, err := w.Create(w.ctx, ownerID, owner, c); err != nil {
+		t.Errorf("CreateContainer(who pulled it) = %v", err)
+	}
+	if _, err := w.Create(w.ctx, thiefID, thief, c); status.Code(err) != codes.PermissionDenied || !strings.Contains(err.Error(), "image-access") {
+		t.Errorf("CreateContainer(who did not pull it) = %v, want PermissionDenied by image-access", err)
+	}
+	if _, err := pull(thief, auth); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Create(w.ctx, thiefID, thief, c); err != nil {
+		t.Errorf("CreateContainer(who proved access) = %v", err)
 	}
 }

@@ -113,6 +113,7 @@ func try(g guard) error {
 	}
 	cmd := exec.Command(bin, "-test.run", g.test, "-test.v", "-test.timeout", "120s")
 	cmd.Dir = g.pkg
+	cmd.Env = append(os.Environ(), "GOFLAGS="+os.Getenv("GOFLAGS")+" -overlay="+overlayFile) // for tests that build programs
 	out, err := cmd.CombinedOutput()
 	switch {
 	case err == nil && !bytes.Contains(out, []byte("--- PASS")):
