@@ -105,7 +105,7 @@ type podPart struct {
 type ctrPart struct {
 	PodID     string          `json:"podID"`
 	Namespace string          `json:"namespace"`
-	Image     enforce.Image    `json:"image"`
+	Image     enforce.Image   `json:"image"`
 	SpecHash  string          `json:"specHash"` // sha256 of config.json, hexadecimal
 	Handler   string          `json:"handler"`
 	Log       string          `json:"log,omitempty"` // file, resolved
