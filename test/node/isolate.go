@@ -1,6 +1,7 @@
 // Package node runs a whole Sallyport node under a temporary root for tests, benchmarks and the demo:
-// the real daemon, CNI plugins, conmon and runc, in network, mount and PID namespaces of its own, so
-// that the kernel itself ends every process, mount, bridge and firewall rule when it is over.
+// the real daemon, CNI plugins, conmon and runc, in network, mount, IPC and PID namespaces of its own,
+// so that the kernel itself ends every process, mount, bridge, shared memory segment and firewall rule
+// when it is over.
 package node
 
 import (
@@ -25,7 +26,7 @@ const (
 	exitGrace = 20 * time.Second
 )
 
-// Isolate runs main in fresh network, mount and PID namespaces and returns its exit code. It starts
+// Isolate runs main in fresh network, mount, IPC and PID namespaces and returns its exit code. It starts
 // this program again with the same arguments; the first process waits, and afterwards removes scratch
 // directory and cgroups, also after SIGINT or SIGTERM. Call it first thing in main or TestMain. It
 // needs root.
@@ -69,7 +70,7 @@ func outside() (int, error) {
 	cmd.Env = append(os.Environ(), insideEnv+"="+dir)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_NEWPID,
+		Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_NEWIPC | unix.CLONE_NEWPID,
 		Pdeathsig:  syscall.SIGKILL,
 		Setpgid:    true, // a terminal's SIGINT reaches it once, through us
 	}

@@ -1,0 +1,127 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"sallyport/test/node"
+)
+
+// report is the part of ginkgo's JSON report that is read here.
+type report struct {
+	SpecReports []spec
+}
+
+type spec struct {
+	ContainerHierarchyTexts []string
+	LeafNodeText            string
+	LeafNodeType            string
+	State                   string
+	RunTime                 time.Duration
+	Failure                 struct {
+		Message  string
+		Location struct {
+			FileName   string
+			LineNumber int
+		}
+	}
+}
+
+func (s spec) name() string {
+	return strings.Join(append(slices.Clone(s.ContainerHierarchyTexts), s.LeafNodeText), " ")
+}
+
+// suite runs critest, prints a line for each failed and each skipped spec and the figures, and returns
+// how many specs failed.
+func suite(ctx context.Context, o options, n *node.Node) (int, error) {
+	dir := n.Path("critest")
+	if o.out != "" {
+		dir = o.out
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return 0, err
+	}
+	output, err := os.Create(filepath.Join(dir, "critest.out"))
+	if err != nil {
+		return 0, err
+	}
+	defer output.Close()
+	result := filepath.Join(dir, "report.json")
+	if err := os.Remove(result); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return 0, err
+	}
+	args := []string{
+		"--runtime-endpoint", "unix://" + n.Socket, "--report-dir", dir,
+		"--ginkgo.json-report", result, "--ginkgo.no-color",
+		"--runtime-service-timeout", "60s", "--image-service-timeout", "60s",
+	}
+	if o.focus != "" {
+		args = append(args, "--ginkgo.focus", o.focus)
+	}
+	if o.skip != "" {
+		args = append(args, "--ginkgo.skip", o.skip)
+	}
+	cmd := exec.CommandContext(ctx, o.critest, args...)
+	cmd.Stdout, cmd.Stderr, cmd.Dir = output, output, n.Scratch
+	var exit *exec.ExitError
+	if err := cmd.Run(); err != nil && !errors.As(err, &exit) {
+		return 0, err
+	}
+	data, err := os.ReadFile(result)
+	if err != nil {
+		return 0, fmt.Errorf("critest left no report (%v): %w", cmd.ProcessState, err)
+	}
+	var reports []report
+	if err := json.Unmarshal(data, &reports); err != nil {
+		return 0, fmt.Errorf("parse %s: %w", result, err)
+	}
+	return tell(reports), nil
+}
+
+// tell prints what the reports say. Specs that focus and skip left out are not counted.
+func tell(reports []report) (failed int) {
+	var passed, skipped int
+	var lines []string
+	for _, r := range reports {
+		for _, s := range r.SpecReports {
+			reason := oneLine(s.Failure.Message)
+			switch {
+			case s.State == "passed":
+				if s.LeafNodeType == "It" {
+					passed++
+				}
+			case s.State == "pending" || s.State == "skipped" && reason == "":
+			case s.State == "skipped":
+				skipped++
+				lines = append(lines, fmt.Sprintf("SKIP %s: %s", s.name(), reason))
+			default:
+				failed++
+				at := fmt.Sprintf("%s:%d", filepath.Base(s.Failure.Location.FileName), s.Failure.Location.LineNumber)
+				lines = append(lines, fmt.Sprintf("FAIL %s: %s (%s, %s after %s)", s.name(), reason, s.State, at, s.RunTime.Round(time.Millisecond)))
+			}
+		}
+	}
+	slices.Sort(lines)
+	for _, l := range lines {
+		fmt.Println(l)
+	}
+	fmt.Printf("critest: ran %d, passed %d, failed %d, skipped %d\n", passed+failed, passed, failed, skipped)
+	return failed
+}
+
+// oneLine is text on one line, cut to what fits a terminal or two.
+func oneLine(text string) string {
+	text = strings.Join(strings.Fields(text), " ")
+	if len(text) > 500 {
+		text = text[:500] + "..."
+	}
+	return text
+}
