@@ -145,7 +145,20 @@ func (a arg) and(b arg) (arg, conjunction) {
 	if okA && okB {
 		return between(a.index, max(loA, loB), min(hiA, hiB))
 	}
-	// A 32-bit equality and an inequality of the same 32 bits' value.
+	// An equality of 32 bits and a range: the one value in the range if that ends below 2^32, all of
+	// them if it begins at or below the value and has no end.
+	for range 2 {
+		if lo, hi, ok := a.interval(); ok && b.op == specs.OpMaskedEqual && b.value == math.MaxUint32 {
+			switch {
+			case hi <= math.MaxUint32:
+				return between(b.index, max(lo, b.two), min(hi, b.two))
+			case lo <= b.two:
+				return b, one
+			}
+		}
+		a, b = b, a
+	}
+	// An equality of some bits and an inequality with a value that lacks them.
 	for range 2 {
 		if a.op == specs.OpNotEqual && b.op == specs.OpMaskedEqual && a.value&b.value != b.two {
 			return b, one // b's values all differ from a.value

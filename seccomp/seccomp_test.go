@@ -362,6 +362,25 @@ func TestNarrowTakesTheSafeSide(t *testing.T) {
 	}
 }
 
+// TestNarrowRangeByEquality: a range and an equality of an int argument, as "family below 38" and
+// "family is 2" of two profiles, keep what both allow.
+func TestNarrowRangeByEquality(t *testing.T) {
+	p, err := FromJSON([]byte(`{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[
+		{"names":["socket"],"action":"SCMP_ACT_ALLOW","args":[{"index":0,"value":17,"op":"SCMP_CMP_LT"}]},
+		{"names":["socket"],"action":"SCMP_ACT_ALLOW","args":[{"index":0,"value":40,"op":"SCMP_CMP_GT"}]}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tab := range map[string]*table{"by": resolved(t, p.Narrow(Default())), "of": resolved(t, Default().Narrow(p))} {
+		for family, want := range map[uint64]string{2: "allowed", 16: "allowed", 17: "refused with EPERM",
+			41: "refused with EPERM", 1<<32 | 40: "refused with EPERM", 38: "refused with EPERM"} {
+			if got := tab.eval("socket", [6]uint64{family}).String(); got != want {
+				t.Errorf("narrowed %s the default: socket(%#x) is %s, want %s", name, family, got, want)
+			}
+		}
+	}
+}
+
 // TestForeignNamesAreLeftOut: the OCI runtime would ignore them silently.
 func TestForeignNamesAreLeftOut(t *testing.T) {
 	p, err := FromJSON([]byte(`{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["read","socketcall","_llseek"],"action":"SCMP_ACT_ALLOW"}]}`))
