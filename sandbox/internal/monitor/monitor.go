@@ -195,10 +195,12 @@ func readSync(r io.Reader) (int, error) {
 		}
 		return 0, fmt.Errorf("read conmon's answer: %w", err)
 	}
-	return parseSync(line)
+	return ParseSync(line)
 }
 
-func parseSync(line []byte) (int, error) {
+// ParseSync parses what conmon says once the runtime has created the container: its pid, or the reason why
+// there is none, in one line.
+func ParseSync(line []byte) (int, error) {
 	var msg struct {
 		Pid     *int   `json:"pid"`
 		Message string `json:"message"`

@@ -17,12 +17,12 @@ func TestParseSync(t *testing.T) {
 		`{"pid": 0}`: "no pid and no reason", `{"pid": -1, "message": "warn\nno room"}`: "no room",
 		`{"pid": 1}`: "no pid", `{}`: "no pid", `[]`: "parse", ``: "parse", `{"pid":"5"}`: "parse", `{"exit_code":1,"message":"x"}`: "x",
 	} {
-		if pid, err := parseSync([]byte(in)); err == nil || !strings.Contains(err.Error(), want) || pid != 0 {
-			t.Errorf("parseSync(%s) = %d, %v, want an error with %q", in, pid, err, want)
+		if pid, err := ParseSync([]byte(in)); err == nil || !strings.Contains(err.Error(), want) || pid != 0 {
+			t.Errorf("ParseSync(%s) = %d, %v, want an error with %q", in, pid, err, want)
 		}
 	}
-	if pid, err := parseSync([]byte(`{"pid": 4711}`)); err != nil || pid != 4711 {
-		t.Errorf("parseSync() = %d, %v, want 4711", pid, err)
+	if pid, err := ParseSync([]byte(`{"pid": 4711}`)); err != nil || pid != 4711 {
+		t.Errorf("ParseSync() = %d, %v, want 4711", pid, err)
 	}
 }
 
