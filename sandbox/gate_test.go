@@ -210,3 +210,25 @@ func TestExecAndUpdateNeedAdmission(t *testing.T) {
 		t.Errorf("ExecSync() = %v, want nil", err)
 	}
 }
+
+// A pod that has begun to stop takes no container, although the gate admitted it before.
+func TestStoppingPodTakesNoContainer(t *testing.T) {
+	n := newNode(t)
+	p := n.pod(podConfig("a"))
+	r, err := p.Reserve(t.Context(), script("app", "true"))
+	must(t, err)
+	adm, err := n.gate.AdmitRun(t.Context(), n.request(r))
+	must(t, err)
+	n.mu.Lock()
+	p.stopping = true
+	n.mu.Unlock()
+	if _, err := p.Create(t.Context(), adm); !errors.Is(err, ErrNotReady) {
+		t.Errorf("Create() in a stopping pod = %v, want ErrNotReady", err)
+	}
+	n.mu.Lock()
+	p.stopping = false
+	n.mu.Unlock()
+	if _, err := n.create(p, script("app", "true")); err != nil {
+		t.Errorf("create() = %v, want nil", err)
+	}
+}

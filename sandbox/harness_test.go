@@ -399,3 +399,5 @@ func fds(tb testing.TB) int {
 	must(tb, err)
 	return len(slices.Collect(slices.Values(entries)))
 }
+
+func dns(server string) *spec.DNS { return &spec.DNS{Servers: []string{server}} }
