@@ -9,9 +9,9 @@ import (
 	"sallyport/sandbox/spec"
 )
 
-// containerConfig translates a container's configuration for a pod. What is missing or cannot be meant
+// ContainerConfig translates a container's configuration for a pod. What is missing or cannot be meant
 // is an errInvalid that names the field.
-func containerConfig(c *v1.ContainerConfig, pod spec.PodConfig) (spec.ContainerConfig, error) {
+func ContainerConfig(c *v1.ContainerConfig, pod spec.PodConfig) (spec.ContainerConfig, error) {
 	out := spec.ContainerConfig{
 		Name:        c.GetMetadata().GetName(),
 		Attempt:     c.GetMetadata().GetAttempt(),

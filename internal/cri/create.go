@@ -30,7 +30,7 @@ func (s *Server) CreateContainer(ctx context.Context, req *v1.CreateContainerReq
 	if err := samePod(pod.Config(), req.GetSandboxConfig()); err != nil {
 		return nil, toStatus(err)
 	}
-	cfg, err := containerConfig(req.GetConfig(), pod.Config())
+	cfg, err := ContainerConfig(req.GetConfig(), pod.Config())
 	if err != nil {
 		return nil, toStatus(fmt.Errorf("create container: %w", err))
 	}

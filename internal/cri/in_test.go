@@ -30,7 +30,7 @@ func fullPod() *v1.PodSandboxConfig {
 }
 
 func TestPodConfig(t *testing.T) {
-	got, err := podConfig(fullPod(), "runc")
+	got, err := PodConfig(fullPod(), "runc")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +48,7 @@ func TestPodConfig(t *testing.T) {
 		},
 	}
 	if !reflect.DeepEqual(got, want) {
-		t.Errorf("podConfig() = %+v, want %+v", got, want)
+		t.Errorf("PodConfig() = %+v, want %+v", got, want)
 	}
 }
 
@@ -69,12 +69,12 @@ func TestPodConfigRefuses(t *testing.T) {
 	} {
 		c := fullPod()
 		tt.change(c)
-		if _, err := podConfig(c, ""); !errors.Is(err, errInvalid) {
-			t.Errorf("%s: podConfig() = %v, want errInvalid", tt.name, err)
+		if _, err := PodConfig(c, ""); !errors.Is(err, errInvalid) {
+			t.Errorf("%s: PodConfig() = %v, want errInvalid", tt.name, err)
 		}
 	}
-	if _, err := podConfig(nil, ""); !errors.Is(err, errInvalid) {
-		t.Errorf("podConfig(nil) = %v, want errInvalid", err)
+	if _, err := PodConfig(nil, ""); !errors.Is(err, errInvalid) {
+		t.Errorf("PodConfig(nil) = %v, want errInvalid", err)
 	}
 }
 
@@ -97,7 +97,7 @@ func fullContainer() *v1.ContainerConfig {
 }
 
 func TestContainerConfig(t *testing.T) {
-	got, err := containerConfig(fullContainer(), spec.PodConfig{})
+	got, err := ContainerConfig(fullContainer(), spec.PodConfig{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +116,7 @@ func TestContainerConfig(t *testing.T) {
 		},
 	}
 	if !reflect.DeepEqual(got, want) {
-		t.Errorf("containerConfig() = %+v, want %+v", got, want)
+		t.Errorf("ContainerConfig() = %+v, want %+v", got, want)
 	}
 }
 
@@ -147,14 +147,14 @@ func TestContainerConfigRefuses(t *testing.T) {
 	} {
 		c := fullContainer()
 		tt.change(c)
-		if _, err := containerConfig(c, spec.PodConfig{}); !errors.Is(err, errInvalid) {
-			t.Errorf("%s: containerConfig() = %v, want errInvalid", tt.name, err)
+		if _, err := ContainerConfig(c, spec.PodConfig{}); !errors.Is(err, errInvalid) {
+			t.Errorf("%s: ContainerConfig() = %v, want errInvalid", tt.name, err)
 		}
 	}
 	c := fullContainer()
 	c.Linux.SecurityContext.Privileged = true
-	if _, err := containerConfig(c, spec.PodConfig{Security: spec.PodSecurity{Privileged: true}}); err != nil {
-		t.Errorf("privileged in a privileged pod: containerConfig() = %v, want nil", err)
+	if _, err := ContainerConfig(c, spec.PodConfig{Security: spec.PodSecurity{Privileged: true}}); err != nil {
+		t.Errorf("privileged in a privileged pod: ContainerConfig() = %v, want nil", err)
 	}
 }
 
@@ -162,12 +162,12 @@ func TestContainerConfigRefuses(t *testing.T) {
 func TestContainerTakesUserNamespaceOfPod(t *testing.T) {
 	c := fullContainer()
 	c.Linux.SecurityContext.MaskedPaths = nil
-	plain, err := containerConfig(c, spec.PodConfig{})
+	plain, err := ContainerConfig(c, spec.PodConfig{})
 	if err != nil || plain.Security.Unmasked || plain.Security.Namespaces.User.Mode != "" {
 		t.Errorf("in a plain pod: %+v, %v, want no request to unmask", plain.Security, err)
 	}
 	pod := spec.PodConfig{Security: spec.PodSecurity{Namespaces: spec.NamespaceOptions{User: spec.UserNamespace{Mode: spec.NamespacePod}}}}
-	own, err := containerConfig(c, pod)
+	own, err := ContainerConfig(c, pod)
 	if err != nil || !own.Security.Unmasked || own.Security.Namespaces.User.Mode != spec.NamespacePod {
 		t.Errorf("in a pod with a user namespace: %+v, %v, want a request to unmask", own.Security, err)
 	}

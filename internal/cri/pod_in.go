@@ -13,9 +13,9 @@ import (
 // at 4096 (PATH_MAX); more is a mistake or an attack, and would be copied into records.
 const maxText = 4096
 
-// podConfig translates a pod's configuration. What is missing or cannot be meant is an errInvalid that
+// PodConfig translates a pod's configuration. What is missing or cannot be meant is an errInvalid that
 // names the field.
-func podConfig(c *v1.PodSandboxConfig, handler string) (spec.PodConfig, error) {
+func PodConfig(c *v1.PodSandboxConfig, handler string) (spec.PodConfig, error) {
 	md := c.GetMetadata()
 	sec := c.GetLinux().GetSecurityContext()
 	out := spec.PodConfig{

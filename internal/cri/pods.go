@@ -19,7 +19,7 @@ import (
 // RunPodSandbox makes a pod that the gate admits. A retry of a call that timed out joins the work, and
 // one for a pod that is there already, with the same configuration, gets its ID.
 func (s *Server) RunPodSandbox(ctx context.Context, req *v1.RunPodSandboxRequest) (*v1.RunPodSandboxResponse, error) {
-	cfg, err := podConfig(req.GetConfig(), req.GetRuntimeHandler())
+	cfg, err := PodConfig(req.GetConfig(), req.GetRuntimeHandler())
 	if err != nil {
 		return nil, toStatus(fmt.Errorf("run pod: %w", err))
 	}
