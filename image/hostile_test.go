@@ -233,6 +233,15 @@ func TestResolveErrors(t *testing.T) {
 		_, err := e.resolve(f.host+"/a@"+d.String(), Credentials{})
 		wantErr(t, err, registry.ErrDigest)
 	})
+	t.Run("instance of other bytes", func(t *testing.T) {
+		push(t, f.host+"/a:index", indexOf(t, img))
+		d := ref.DigestOf(raw(t, img))
+		mallory := raw(t, build(t, sigkit.ImageOptions{NoBusybox: true, Files: map[string]string{"/m": "m"}}))
+		f.on("/manifests/"+d.String(), answer(200, typeManifest, string(mallory[:len(raw(t, img))])))
+		defer f.on("/manifests/"+d.String(), nil)
+		_, err := e.resolve(f.host+"/a:index", Credentials{})
+		wantErr(t, err, registry.ErrDigest)
+	})
 	t.Run("nobody listens", func(t *testing.T) {
 		_, err := e.resolve("127.0.0.1:1/a:v1", Credentials{})
 		if err == nil {

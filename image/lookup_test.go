@@ -150,7 +150,7 @@ func TestLookupFindsCorruption(t *testing.T) {
 		new   string
 	}{
 		{"manifest", []string{"overlay-images/", `"mediaType":"` + typeManifest}, "schemaVersion", "schemaversion"},
-		{"config", []string{"overlay-images/", `"diff_ids":`, `"architecture"`}, "architecture", "Architecture"},
+		{"config", []string{"overlay-images/", `"diff_ids":`, `"architecture"`}, `"architecture"`, ` "architecture"`},
 		{"evidence", []string{"images/", "evidence-", "TopManifest"}, `"Complete":true`, `"Complete":true `},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
