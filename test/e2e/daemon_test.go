@@ -233,7 +233,7 @@ func TestRefusesToStart(t *testing.T) {
 		{"no runtime", "[runtime.handlers.runc]\npath = \"/nowhere/runc\"\n", []string{"runtime.handlers.runc.path", "/nowhere/runc"}},
 		{"no conmon", "[runtime]\nconmon = \"/nowhere/conmon\"\n", []string{"runtime.conmon", "/nowhere/conmon"}},
 		{"no init", "[runtime]\ninit = \"/nowhere/init\"\n", []string{"runtime.init", "/nowhere/init"}},
-		{"exploitable runtime", "[runtime.handlers.runc]\npath = \"" + old + "\"\n", []string{"1.1.5", "runc"}},
+		{"exploitable runtime", "[runtime.handlers.runc]\npath = \"" + old + "\"\n", []string{"1.1.5", "runc", "runtime.handlers.runc.allow_unsafe_version"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			n, err := node.New(w.ctx, w.options(nil, tt.config))
