@@ -191,11 +191,16 @@ func (c *Container) StartAdmitted(ctx context.Context, adm enforce.RunAdmission)
 	if err != nil {
 		return fmt.Errorf("start container %s: %w", c.id, err)
 	}
-	if grant.Subject() != c.id || hashHex([]byte(grant.Spec())) != c.base.Ctr.SpecHash || grant.Image().Instance != c.base.Ctr.Image.Instance {
+	if !c.covers(grant) {
 		return fmt.Errorf("start container %s: %w", c.id, ErrMismatch)
 	}
 	c.admitted.Store(&admitted{effective: effective, at: time.Now()})
 	return c.start(ctx)
+}
+
+// covers reports whether grant is for this container, its spec and its image.
+func (c *Container) covers(grant enforce.Grant) bool {
+	return grant.Subject() == c.id && hashHex([]byte(grant.Spec())) == c.base.Ctr.SpecHash && grant.Image().Instance == c.base.Ctr.Image.Instance
 }
 
 func (c *Container) start(ctx context.Context) error {

@@ -47,7 +47,10 @@ func (p *Pod) Create(ctx context.Context, adm enforce.RunAdmission) (*Container,
 	if err != nil {
 		return nil, fmt.Errorf("create container %s: %w", r.id, err)
 	}
-	defer end()
+	defer func() {
+		undo.run() // before the slot is given: who waits for it must find all or nothing
+		end()
+	}()
 	if err := p.register(c); err != nil {
 		return nil, fmt.Errorf("create container %q: %w", c.cfg.Name, err)
 	}

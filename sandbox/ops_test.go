@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"sallyport/sandbox/internal/proc"
@@ -291,7 +292,8 @@ func TestOOM(t *testing.T) {
 func TestUpdate(t *testing.T) {
 	n := newNode(t)
 	c := n.run(n.pod(podConfig("a")), script("app", "sleep 1000"))
-	if err := n.update(c, map[string]any{"memory": map[string]any{"limit": 48 << 20}, "cpu": map[string]any{"shares": 333}}); err != nil {
+	limit, shares := int64(48<<20), uint64(333)
+	if err := n.update(c, specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}, CPU: &specs.LinuxCPU{Shares: &shares}}); err != nil {
 		t.Fatal(err)
 	}
 	file := cgroupFile("cpu", c.CgroupPath(), "cpu.shares", "cpu.weight")

@@ -18,112 +18,6 @@ import (
 	"sallyport/sandbox/spec"
 )
 
-// PodReservation is an ID kept for a pod that the gate has yet to judge. It ends with Run or Cancel.
-type PodReservation struct {
-	id   string
-	key  key
-	cfg  spec.PodConfig
-	pods *Pods
-}
-
-// Reserve keeps the key of cfg (namespace, name, UID, attempt) and gives the pod its ID, for the gate to
-// judge. ErrBusy if another call makes that pod now, ErrExists if it is there. A pod under that key
-// whose ID no client was ever told is removed first.
-func (p *Pods) Reserve(ctx context.Context, cfg spec.PodConfig) (*PodReservation, error) {
-	k := podKey(cfg)
-	what := fmt.Sprintf("reserve pod %s/%s attempt %d", cfg.Namespace, cfg.Name, cfg.Attempt)
-	if _, err := p.runtime(cfg.Handler); err != nil {
-		return nil, fmt.Errorf("%s: %w", what, err)
-	}
-	p.mu.Lock()
-	old, taken := p.podKeys[k]
-	if !p.restored {
-		p.mu.Unlock()
-		return nil, fmt.Errorf("%s: state is not restored yet", what)
-	}
-	if !taken {
-		p.podKeys[k] = nil
-	}
-	p.mu.Unlock()
-	switch {
-	case taken && old == nil:
-		return nil, fmt.Errorf("%s: %w", what, ErrBusy)
-	case taken && old.claimed.Load():
-		return nil, fmt.Errorf("%s: %w as %s", what, ErrExists, old.id)
-	case taken:
-		if err := old.Remove(ctx); err != nil {
-			return nil, fmt.Errorf("%s: %w", what, err)
-		}
-		return p.Reserve(ctx, cfg)
-	}
-	if err := p.reserve(k); err != nil {
-		p.mu.Lock()
-		delete(p.podKeys, k)
-		p.mu.Unlock()
-		return nil, fmt.Errorf("%s: %w", what, err)
-	}
-	r := &PodReservation{id: newID(), key: k, cfg: cfg, pods: p}
-	p.mu.Lock()
-	p.podReserved[r.id] = r
-	p.mu.Unlock()
-	return r, nil
-}
-
-// ID is what the pod will be called.
-func (r *PodReservation) ID() string { return r.id }
-
-// Namespaces are the paths that the pod's namespaces will have, for spec.BuildInit.
-func (r *PodReservation) Namespaces() spec.Namespaces { return r.pods.namespaces(r.id, r.cfg) }
-
-// Seal is the configuration for PodRequest.Config: what is judged and remembered.
-func (r *PodReservation) Seal() (string, error) {
-	data, err := json.Marshal(r.cfg)
-	if err != nil {
-		return "", fmt.Errorf("seal pod %s: %w", r.id, err)
-	}
-	return string(data), nil
-}
-
-// Cancel gives the key back. It does nothing once Run has begun.
-func (r *PodReservation) Cancel() {
-	r.pods.mu.Lock()
-	mine := r.pods.podReserved[r.id] == r
-	delete(r.pods.podReserved, r.id)
-	r.pods.mu.Unlock()
-	if mine {
-		r.pods.freePodKey(r.key)
-	}
-}
-
-func (p *Pods) freePodKey(k key) {
-	if err := p.unreserve(k); err != nil {
-		p.log.Warn("free pod key", "err", err)
-	}
-	p.mu.Lock()
-	delete(p.podKeys, k)
-	p.mu.Unlock()
-}
-
-func (p *Pods) namespaces(id string, cfg spec.PodConfig) spec.Namespaces {
-	dir := filepath.Join(p.podDir(id), "ns")
-	opt := cfg.Security.Namespaces
-	var out spec.Namespaces
-	if opt.Network != spec.NamespaceNode {
-		out.Network = filepath.Join(p.opt.NetNS, id)
-		out.UTS = filepath.Join(dir, "uts")
-	}
-	if opt.IPC != spec.NamespaceNode {
-		out.IPC = filepath.Join(dir, "ipc")
-	}
-	if opt.User.Mode == spec.NamespacePod {
-		out.User = filepath.Join(dir, "user")
-	}
-	if opt.PID == spec.NamespacePod {
-		out.PID = filepath.Join(dir, "pid")
-	}
-	return out
-}
-
 // PodStatus is what a pod is at one moment. It is immutable.
 type PodStatus struct {
 	State   State
@@ -146,7 +40,7 @@ type Pod struct {
 
 	stopping bool // guarded by pods.mu; no container is made any more
 
-	mu   sync.Mutex // guards init
+	mu   sync.Mutex // guards init, and writing the status and the record
 	init running    // guarded
 }
 
@@ -187,21 +81,17 @@ func (p *Pod) Containers() []*Container {
 	return out
 }
 
-func (p *Pod) save() error {
-	st := p.Status()
-	p.mu.Lock()
-	init := p.init
-	p.mu.Unlock()
-	return p.pods.save(p.key, record{ID: p.id, State: st.State, Claimed: p.claimed.Load(), Created: st.Created,
-		Audit: p.audit, Sealed: p.sealed, Pod: &podPart{IPs: st.IPs, Init: init}})
-}
+func (p *Pod) save() error { return p.set(func(*PodStatus) {}) }
 
-// set swaps the status and writes it down.
+// set swaps the status and writes it down; the network and the first process report at the same time.
 func (p *Pod) set(change func(*PodStatus)) error {
+	p.mu.Lock()
+	defer p.mu.Unlock() // over a write to a tmpfs, 50 us; readers take no lock
 	st := p.Status()
 	change(&st)
 	p.status.Store(&st)
-	return p.save()
+	return p.pods.save(p.key, record{ID: p.id, State: st.State, Claimed: p.claimed.Load(), Created: st.Created,
+		Audit: p.audit, Sealed: p.sealed, Pod: &podPart{IPs: st.IPs, Init: p.init}})
 }
 
 // Run makes the pod that adm admits: its files, namespaces, network and, where it shares a PID

@@ -21,6 +21,7 @@ const (
 	logWait      = 2 * time.Second // for conmon to open a new log file
 	unclaimedFor = 5 * time.Minute // after a restart: until a retry claims it
 	orphanGap    = 10 * time.Second
+	sweepGap     = time.Minute
 )
 
 // waitFile waits until path exists.
@@ -101,7 +102,7 @@ func (p *Pods) Tend(ctx context.Context) error {
 	seen := map[proc.ID]bool{}
 	tick := time.NewTicker(orphanGap)
 	defer tick.Stop()
-	for swept := false; ; {
+	for tidy, swept := false, time.Now(); ; {
 		select {
 		case <-ctx.Done():
 			return nil
@@ -114,8 +115,14 @@ func (p *Pods) Tend(ctx context.Context) error {
 			}
 		}
 		seen = now
-		if !swept && time.Since(begun) > unclaimedFor {
-			swept = true
+		if p.opt.Network != nil && time.Since(swept) > sweepGap {
+			swept = time.Now()
+			if err := p.opt.Network.Sweep(ctx, p.known); err != nil {
+				p.log.Warn("detach what failed calls left", "err", err)
+			}
+		}
+		if !tidy && time.Since(begun) > unclaimedFor {
+			tidy = true
 			p.sweep(ctx, begun)
 		}
 	}
