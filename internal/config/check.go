@@ -46,18 +46,6 @@ var checks = []check{
 		}
 		return "", ""
 	}},
-	{"admin.socket", func(c Config) (string, string) {
-		if c.Admin.Socket == "" {
-			return "", ""
-		}
-		return socket(c.Admin.Socket)
-	}},
-	{"admin.socket", func(c Config) (string, string) {
-		if c.Admin.Socket == c.CRI.Socket {
-			return "the same as cri.socket", "give each door its own socket"
-		}
-		return "", ""
-	}},
 	{"log.format", func(c Config) (string, string) { return oneOf(c.Log.Format, "text", "json") }},
 	{"log.level", func(c Config) (string, string) { return oneOf(c.Log.Level, "debug", "info", "warn", "error") }},
 	{"policy.dir", func(c Config) (string, string) { return absolute(c.Policy.Dir) }},

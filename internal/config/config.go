@@ -22,7 +22,6 @@ type Config struct {
 	Root    string  `toml:"root" doc:"Directory of what must survive a power cut: images, verification records, audit log."`
 	State   string  `toml:"state" doc:"Directory of what is true only while the kernel runs: pods and containers. Use a tmpfs."`
 	CRI     CRI     `toml:"cri" doc:"The door for the kubelet and crictl."`
-	Admin   Admin   `toml:"admin" doc:"The operator's door."`
 	Log     Log     `toml:"log" doc:"The daemon's own log, on standard error. The audit log is not set here: it cannot be turned off."`
 	Policy  Policy  `toml:"policy" doc:"Where permission comes from. Without a policy everything is denied."`
 	Runtime Runtime `toml:"runtime" doc:"OCI runtimes, monitor and first process."`
@@ -37,11 +36,6 @@ type Config struct {
 type CRI struct {
 	Socket string        `toml:"socket" doc:"Unix socket, made with mode 0600."`
 	Slow   time.Duration `toml:"slow" doc:"A call that takes longer is logged. 0 logs none."`
-}
-
-// Admin is the operator's socket.
-type Admin struct {
-	Socket string `toml:"socket" doc:"Unix socket, made with mode 0600. Empty: none."`
 }
 
 // Log is the daemon's own log.
@@ -110,7 +104,6 @@ func Default() Config {
 		Root:   "/var/lib/sallyport",
 		State:  "/run/sallyport",
 		CRI:    CRI{Socket: "/run/sallyport/sallyport.sock", Slow: 5 * time.Second},
-		Admin:  Admin{Socket: "/run/sallyport/admin.sock"},
 		Log:    Log{Format: "text", Level: "info"},
 		Policy: Policy{Dir: "/etc/sallyport/policy", Source: "local-unsigned"},
 		Runtime: Runtime{
@@ -141,10 +134,10 @@ func (c Config) CNICache() string { return filepath.Join(c.Root, "cni") }
 // ControlPaths are what no container may mount: our sockets, state, policy and store.
 func (c Config) ControlPaths() []string {
 	paths := []string{c.Root, c.State, c.CRI.Socket, c.Policy.Dir, filepath.Dir(Path)}
-	if c.Admin.Socket != "" {
-		paths = append(paths, c.Admin.Socket)
+	if c.Image.AuthFile != "" {
+		paths = append(paths, c.Image.AuthFile)
 	}
-	return append(paths, c.Image.AuthFile)
+	return paths
 }
 
 // InitPath is the configured sallyport-init, or the first that exists of the packaged place and the

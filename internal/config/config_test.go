@@ -156,8 +156,6 @@ func TestCheck(t *testing.T) {
 		{"cri.socket", func(c *Config) { c.CRI.Socket = "/" + strings.Repeat("s", 107) }},
 		{"cri.socket", func(c *Config) { c.CRI.Socket = "unix:///run/s" }},
 		{"cri.slow", func(c *Config) { c.CRI.Slow = -1 }},
-		{"admin.socket", func(c *Config) { c.Admin.Socket = c.CRI.Socket }},
-		{"admin.socket", func(c *Config) { c.Admin.Socket = "a" }},
 		{"log.format", func(c *Config) { c.Log.Format = "xml" }},
 		{"log.level", func(c *Config) { c.Log.Level = "" }},
 		{"policy.dir", func(c *Config) { c.Policy.Dir = "" }},

@@ -95,8 +95,6 @@ func (n *Node) config() string {
 state = %q
 [cri]
 socket = %q
-[admin]
-socket = %q
 [policy]
 dir = %q
 [runtime]
@@ -110,7 +108,7 @@ bin_dirs = [%q]
 [image]
 registries_conf = %q
 auth_file = %q
-`, n.Path("root"), "/run/"+filepath.Base(n.Scratch), n.Socket, n.Socket+".admin", n.Path("policy"),
+`, n.Path("root"), "/run/"+filepath.Base(n.Scratch), n.Socket, n.Path("policy"),
 		filepath.Join(n.Bin, "sallyport-init"), CgroupParent(n.Scratch), filepath.Join(n.Deps, "bin", "runc"),
 		n.Path("cni/net.d"), filepath.Join(n.Deps, "cni", "bin"), n.Path("registries.conf"), n.Path("auth.json"))
 }
