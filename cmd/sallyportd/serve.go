@@ -269,9 +269,11 @@ func (d *daemon) record(ctx context.Context, outcome string, detail map[string]s
 	return d.gate.Record(ctx, audit.Event{Type: "daemon", Outcome: outcome, Source: d.c.Policy.Source, Detail: all})
 }
 
+// handlers shows what each runtime can do. None says user namespaces yet: a container in one needs
+// ID-mapped layers, which the image store does not mount.
 func handlers(h map[string]config.Handler, facts map[string]sandbox.RuntimeFacts) (out []cri.Handler) {
 	for name := range h {
-		out = append(out, cri.Handler{Name: name, RecursiveReadOnly: facts[name].RRO, UserNamespaces: facts[name].IDMap})
+		out = append(out, cri.Handler{Name: name, RecursiveReadOnly: facts[name].RRO})
 	}
 	return out
 }

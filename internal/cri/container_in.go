@@ -128,8 +128,8 @@ func containerSecurity(s *v1.LinuxContainerSecurityContext, pod spec.PodConfig) 
 		NoNewPrivs:         s.GetNoNewPrivs(),
 		MaskedPaths:        s.GetMaskedPaths(),
 		ReadOnlyPaths:      s.GetReadonlyPaths(),
-		Seccomp:            profile(s.GetSeccomp(), s.GetSeccompProfilePath()), //nolint:staticcheck // still sent
-		AppArmor:           profile(s.GetApparmor(), s.GetApparmorProfile()),   //nolint:staticcheck // still sent
+		Seccomp:            seccompIn(s.GetSeccomp(), s.GetSeccompProfilePath()), //nolint:staticcheck // still sent
+		AppArmor:           profile(s.GetApparmor(), s.GetApparmorProfile()),     //nolint:staticcheck // still sent
 	}
 	if n := s.GetNamespaceOptions(); n != nil {
 		out.Namespaces = namespaces(n)

@@ -63,6 +63,12 @@ func TestPodConfigRefuses(t *testing.T) {
 		{"no uid", func(c *v1.PodSandboxConfig) { c.Metadata.Uid = "" }},
 		{"NUL", func(c *v1.PodSandboxConfig) { c.LogDirectory = "/var/\x00" }},
 		{"long", func(c *v1.PodSandboxConfig) { c.Hostname = strings.Repeat("h", maxText+1) }},
+		{"user namespace of a container", func(c *v1.PodSandboxConfig) {
+			c.Linux.SecurityContext.NamespaceOptions.UsernsOptions.Mode = v1.NamespaceMode_CONTAINER
+		}},
+		{"user namespace of another", func(c *v1.PodSandboxConfig) {
+			c.Linux.SecurityContext.NamespaceOptions.UsernsOptions.Mode = v1.NamespaceMode_TARGET
+		}},
 		{"group without user", func(c *v1.PodSandboxConfig) {
 			c.Linux.SecurityContext.RunAsUser, c.Linux.SecurityContext.RunAsGroup = nil, &v1.Int64Value{Value: 1}
 		}},
@@ -190,6 +196,44 @@ func TestProfiles(t *testing.T) {
 		if got := profile(tt.p, tt.old); got != tt.want {
 			t.Errorf("profile(%v, %q) = %v, want %v", tt.p, tt.old, got, tt.want)
 		}
+	}
+}
+
+// TestSeccompThatNobodySet: api.proto calls it identical with unconfined, so it is a request to weaken,
+// which the floor answers; it must not look like a request for the default where the floor allows it.
+func TestSeccompThatNobodySet(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		profile *v1.SecurityProfile
+		old     string
+		want    spec.Profile
+	}{
+		{"nothing", nil, "", spec.Profile{Kind: spec.Unconfined}},
+		{"empty message", &v1.SecurityProfile{}, "", spec.Profile{Kind: spec.RuntimeDefault}},
+		{"old string", nil, "runtime/default", spec.Profile{Kind: spec.RuntimeDefault}},
+	} {
+		if got := seccompIn(tt.profile, tt.old); got != tt.want {
+			t.Errorf("%s: seccompIn() = %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}
+
+// TestUserNamespaceNeedsHandler: a pod that asks for what no handler has is refused before anything is
+// made; a handler that has it lets it pass.
+func TestUserNamespaceNeedsHandler(t *testing.T) {
+	cfg := spec.PodConfig{Security: spec.PodSecurity{Namespaces: spec.NamespaceOptions{User: spec.UserNamespace{Mode: spec.NamespacePod}}}}
+	s := &Server{o: Options{Default: "runc", Handlers: []Handler{{Name: "runc"}}}}
+	if err := s.userNamespace(cfg); !errors.Is(err, errInvalid) {
+		t.Errorf("userNamespace() = %v, want errInvalid", err)
+	}
+	s.o.Handlers[0].UserNamespaces = true
+	if err := s.userNamespace(cfg); err != nil {
+		t.Errorf("userNamespace() of a handler that has them = %v, want nil", err)
+	}
+	s.o.Handlers[0].UserNamespaces = false
+	cfg.Security.Namespaces.User.Mode = spec.NamespaceNode
+	if err := s.userNamespace(cfg); err != nil {
+		t.Errorf("userNamespace() of the node's = %v, want nil", err)
 	}
 }
 

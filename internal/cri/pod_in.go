@@ -41,7 +41,7 @@ func PodConfig(c *v1.PodSandboxConfig, handler string) (spec.PodConfig, error) {
 			SupplementalGroups: sec.GetSupplementalGroups(),
 			StrictGroups:       sec.GetSupplementalGroupsPolicy() == v1.SupplementalGroupsPolicy_Strict,
 			Privileged:         sec.GetPrivileged(),
-			Seccomp:            profile(sec.GetSeccomp(), sec.GetSeccompProfilePath()), //nolint:staticcheck // still sent
+			Seccomp:            seccompIn(sec.GetSeccomp(), sec.GetSeccompProfilePath()), //nolint:staticcheck // still sent
 			AppArmor:           profile(sec.GetApparmor(), ""),
 		},
 	}
@@ -58,6 +58,9 @@ func PodConfig(c *v1.PodSandboxConfig, handler string) (spec.PodConfig, error) {
 		if f.value == "" {
 			return spec.PodConfig{}, fmt.Errorf("%w: %s is empty", errInvalid, f.name)
 		}
+	}
+	if m := out.Security.Namespaces.User.Mode; m != "" && m != spec.NamespaceNode && m != spec.NamespacePod {
+		return spec.PodConfig{}, fmt.Errorf("%w: userns_options.mode is %s; a pod's user namespace is its own (POD) or the node's (NODE)", errInvalid, m)
 	}
 	if out.Security.RunAsGroup != nil && out.Security.RunAsUser == nil {
 		return spec.PodConfig{}, fmt.Errorf("%w: config.linux.security_context.run_as_group is set without run_as_user", errInvalid)
@@ -147,6 +150,16 @@ func profile(p *v1.SecurityProfile, old string) spec.Profile {
 		return spec.Profile{Kind: spec.Localhost, Ref: strings.TrimPrefix(old, "localhost/")}
 	}
 	return spec.Profile{Kind: spec.RuntimeDefault}
+}
+
+// seccompIn is profile for seccomp, where one that nobody set is Unconfined (api.proto,
+// seccomp_profile_path: "", which is identical with unconfined): a request that the floor answers, as it
+// does where the kubelet writes it out.
+func seccompIn(p *v1.SecurityProfile, old string) spec.Profile {
+	if p == nil && old == "" {
+		return spec.Profile{Kind: spec.Unconfined}
+	}
+	return profile(p, old)
 }
 
 // bounded refuses text that is too long or holds a NUL, which no path or name can.

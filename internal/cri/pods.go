@@ -1,6 +1,7 @@
 package cri
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -23,6 +24,9 @@ func (s *Server) RunPodSandbox(ctx context.Context, req *v1.RunPodSandboxRequest
 	if err != nil {
 		return nil, toStatus(fmt.Errorf("run pod: %w", err))
 	}
+	if err := s.userNamespace(cfg); err != nil {
+		return nil, toStatus(fmt.Errorf("run pod: %w", err))
+	}
 	key := digestOf(cfg.Namespace, cfg.Name, cfg.UID, cfg.Attempt)
 	pod, err := s.pods.do(ctx, key, digestOf(cfg), func(ctx context.Context) (*sandbox.Pod, error) { return s.runPod(ctx, cfg) })
 	if err != nil {
@@ -30,6 +34,21 @@ func (s *Server) RunPodSandbox(ctx context.Context, req *v1.RunPodSandboxRequest
 	}
 	pod.Publish()
 	return &v1.RunPodSandboxResponse{PodSandboxId: pod.ID()}, nil
+}
+
+// userNamespace refuses a pod with a user namespace of its own where its handler cannot give it one:
+// without ID-mapped layers its containers would see the image's files as nobody's.
+func (s *Server) userNamespace(cfg spec.PodConfig) error {
+	if cfg.Security.Namespaces.User.Mode != spec.NamespacePod {
+		return nil
+	}
+	name := cmp.Or(cfg.Handler, s.o.Default)
+	for _, h := range s.o.Handlers {
+		if h.Name == name && h.UserNamespaces {
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: a user namespace is asked for (hostUsers: false), and runtime handler %q has none", errInvalid, name)
 }
 
 func (s *Server) runPod(ctx context.Context, cfg spec.PodConfig) (*sandbox.Pod, error) {

@@ -171,6 +171,15 @@ func TestPrivileged(t *testing.T) {
 		len(s.Process.Capabilities.Bounding) != len(in.Host.Bounding) || *s.Process.OOMScoreAdj != 0 {
 		t.Errorf("Build() = %s", out.JSON)
 	}
+	in.Container.Security.Seccomp = Profile{Kind: RuntimeDefault}
+	in.Floor.Seccomp = baseline.Allow
+	if out, err = Build(in); err != nil || out.Spec.Linux.Seccomp != nil || !slices.Contains(out.Weakenings, "seccomp: Unconfined allowed") {
+		t.Errorf("Build() where the floor allows Unconfined = %v, %v; want no profile, and that recorded", out.Weakenings, err)
+	}
+	in.Floor.Privileged = baseline.Override
+	if out, err = Build(in); err != nil || out.Spec.Linux.Seccomp == nil {
+		t.Errorf("Build() where privileged is overridden = %v; want the profile asked for", err)
+	}
 	in.Floor.Privileged = baseline.Refuse
 	if out, err = Build(in); err != nil || len(out.Refusals) == 0 || len(out.Spec.Linux.Devices) > 0 || len(out.Spec.Linux.MaskedPaths) == 0 {
 		t.Errorf("Build() refused = %v, %v; want a tight spec and a refusal", out.Refusals, err)

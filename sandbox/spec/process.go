@@ -258,9 +258,14 @@ func (b *builder) selinux() (string, error) {
 
 // seccomp: the kubelet sends Unconfined also for a pod that asked nothing, so the default stands in
 // for it unless the floor says Allow. A profile of the pod's own, where the floor overrides, is
-// narrowed by the default: it may forbid more and never allow more.
+// narrowed by the default: it may forbid more and never allow more. A privileged container is one that
+// asks for Unconfined, whatever else it says (api.proto: privileged implies that "Seccomp restrictions
+// are not applied"); but where the floor does not grant that, a profile of its own still narrows.
 func (b *builder) seccomp() error {
 	s, profile := b.in.Container.Security.Seccomp, seccomp.Default()
+	if b.privileged && b.in.Floor.Seccomp == baseline.Allow {
+		s.Kind = Unconfined
+	}
 	switch s.Kind {
 	case "", RuntimeDefault:
 	case Unconfined:

@@ -31,7 +31,7 @@ func main() {
 func run() error {
 	port := flag.String("p", "80", "port to listen on")
 	flag.String("g", "", "ignored")
-	flag.String("m", "", "ignored")
+	flag.Bool("m", true, "ignored: shared memory is all that ipcs shows")
 	flag.Parse()
 	switch name := filepath.Base(os.Args[0]); {
 	case os.Args[0] == title:
