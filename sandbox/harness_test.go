@@ -350,7 +350,9 @@ func (n *node) exec(c *Container, timeout time.Duration, args ...string) (ExecRe
 	adm, err := n.gate.AdmitExec(n.tb.Context(), enforce.ExecRequest{Pod: policyPod(c.pod.cfg), PodID: c.pod.id,
 		Container: policy.Container{Name: c.cfg.Name, ID: c.id}, Exec: policy.Exec{Argv: args, Probe: true}, Process: string(process), Spec: string(data)})
 	must(n.tb, err)
-	return c.ExecSync(n.tb.Context(), adm, timeout)
+	ctx, cancel := context.WithTimeout(n.tb.Context(), 20*time.Second) // a broken timeout fails the test, and the clean-up runs
+	defer cancel()
+	return c.ExecSync(ctx, adm, timeout)
 }
 
 func (n *node) update(c *Container, resources any) error {
