@@ -2,7 +2,6 @@ package image
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -87,13 +86,9 @@ func (s *Store) Mount(ctx context.Context, g enforce.Grant) (Rootfs, error) {
 }
 
 func (s *Store) mount(id string, g enforce.Grant) (string, error) {
-	var spec struct {
-		Linux struct {
-			MountLabel string `json:"mountLabel"`
-		} `json:"linux"`
-	}
-	if err := json.Unmarshal([]byte(g.Spec()), &spec); err != nil {
-		return "", fmt.Errorf("read spec: %w", err)
+	spec, err := readRunSpec(g.Spec())
+	if err != nil {
+		return "", err
 	}
 	img := g.Image()
 	chains, err := s.chainsOf(img.ID, img.Instance)
@@ -118,7 +113,7 @@ func (s *Store) mount(id string, g enforce.Grant) (string, error) {
 		if err := os.WriteFile(filepath.Join(dir, "image"), []byte(img.ID.String()), 0o600); err != nil {
 			return err
 		}
-		return s.mountRootfs(dir, chains, spec.Linux.MountLabel)
+		return s.mountRootfs(dir, chains, spec)
 	}()
 	if err != nil && fresh {
 		err = errors.Join(err, s.release(id))
@@ -188,6 +183,9 @@ func (s *Store) Release(id string) error {
 func (s *Store) release(id string) error {
 	if err := s.unmount(id); err != nil {
 		return err
+	}
+	if err := detachLayers(s.path("containers", id)); err != nil {
+		return fmt.Errorf("remove layer of container %s: %w", id, err)
 	}
 	if err := os.RemoveAll(s.path("containers", id)); err != nil {
 		return fmt.Errorf("remove layer of container %s: %w", id, err)

@@ -60,21 +60,12 @@ func lowerOption(files []*os.File) string {
 const overlayOptions = "index=off,metacopy=off,redirect_dir=off,"
 
 // mountRootfs makes and mounts the read-write layer in dir, which exists and is the container's own.
-// label is the SELinux mount label, or "".
-func (s *Store) mountRootfs(dir string, chains []ref.Digest, label string) error {
-	if strings.ContainsAny(label, "\"\\\n") {
-		return fmt.Errorf("mount label %q has a character that no label has", label)
-	}
+func (s *Store) mountRootfs(dir string, chains []ref.Digest, spec runSpec) error {
 	files, err := s.lowers(chains)
 	if err != nil {
 		return err
 	}
 	defer func() { closeAll(files) }()
-	for _, d := range []string{"upper", "work", "merged"} {
-		if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil && !errors.Is(err, os.ErrExist) {
-			return err
-		}
-	}
 	if len(files) == 0 { // an image without layers
 		if err := os.Mkdir(filepath.Join(dir, "empty"), 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 			return err
@@ -85,9 +76,33 @@ func (s *Store) mountRootfs(dir string, chains []ref.Digest, label string) error
 		}
 		files = append(files, empty)
 	}
+	if err := mountOverlay(dir, files, spec); err != nil {
+		return fmt.Errorf("mount overlay of %d layers: %w", len(chains), err)
+	}
+	return nil
+}
+
+// mountOverlay mounts lowers, topmost first, under a fresh or kept upper layer of dir on dir/merged.
+func mountOverlay(dir string, lowers []*os.File, spec runSpec) error {
+	if strings.ContainsAny(spec.label, "\"\\\n") {
+		return fmt.Errorf("mount label %q has a character that no label has", spec.label)
+	}
+	for _, d := range []string{"upper", "work", "merged"} {
+		if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
+	}
+	if spec.userNS != "" {
+		twins, done, err := mapIDs(dir, lowers, spec.userNS)
+		if err != nil {
+			return err
+		}
+		defer done()
+		lowers = twins
+	}
 	// The merged root shows the upper directory's own mode and owner: those of the topmost layer.
 	var st unix.Stat_t
-	if err := unix.Fstatat(int(files[0].Fd()), "", &st, unix.AT_EMPTY_PATH); err != nil {
+	if err := unix.Fstatat(int(lowers[0].Fd()), "", &st, unix.AT_EMPTY_PATH); err != nil {
 		return err
 	}
 	upper := filepath.Join(dir, "upper")
@@ -101,22 +116,20 @@ func (s *Store) mountRootfs(dir string, chains []ref.Digest, label string) error
 	if err := os.RemoveAll(filepath.Join(dir, "work", "work", "incompat")); err != nil {
 		return err
 	}
+	var own []*os.File
+	defer func() { closeAll(own) }()
 	for _, d := range []string{"upper", "work"} {
 		f, err := openPath(filepath.Join(dir, d))
 		if err != nil {
 			return err
 		}
-		files = append(files, f)
+		own = append(own, f)
 	}
-	n := len(files)
-	opts := overlayOptions + "volatile," + lowerOption(files[:n-2]) + ",upperdir=" + fdPath(files[n-2]) + ",workdir=" + fdPath(files[n-1])
-	if label != "" {
-		opts += `,context="` + label + `"`
+	opts := overlayOptions + "volatile," + lowerOption(lowers) + ",upperdir=" + fdPath(own[0]) + ",workdir=" + fdPath(own[1])
+	if spec.label != "" {
+		opts += `,context="` + spec.label + `"`
 	}
-	if err := unix.Mount("overlay", filepath.Join(dir, "merged"), "overlay", unix.MS_NODEV, opts); err != nil {
-		return fmt.Errorf("mount overlay of %d layers: %w", len(chains), err)
-	}
-	return nil
+	return unix.Mount("overlay", filepath.Join(dir, "merged"), "overlay", unix.MS_NODEV, opts)
 }
 
 // view opens the merged layers of an image for reading. Nobody else can reach it, and closing the file
