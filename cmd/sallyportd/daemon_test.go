@@ -156,6 +156,15 @@ func TestHostParts(t *testing.T) {
 	}
 }
 
+func TestAppArmor(t *testing.T) {
+	if on, err := appArmor("", true); on || err != nil {
+		t.Errorf("appArmor(none) = %t, %v, want it unused", on, err)
+	}
+	if on, err := appArmor("no-such-profile", true); on || err == nil || !strings.Contains(err.Error(), "no-such-profile") {
+		t.Errorf("appArmor(not loaded) = %t, %v, want an error that names it", on, err)
+	}
+}
+
 // What is broken never replaces what is in force, and is recorded; from the start it denies by name.
 func TestPolicySource(t *testing.T) {
 	dir, logDir := t.TempDir(), t.TempDir()

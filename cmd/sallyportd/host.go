@@ -28,7 +28,6 @@ func hostFacts(facts sandbox.RuntimeFacts) (spec.Host, error) {
 		Bounding:    bounding,
 		Seccomp:     facts.Seccomp && kernelSeccomp(),
 		SELinux:     selinux.GetEnabled() && facts.SELinux,
-		AppArmor:    fileSays("/sys/module/apparmor/parameters/enabled", "Y") && facts.AppArmor,
 		RecursiveRO: facts.RRO,
 		Devices:     devices("/dev"),
 	}
@@ -76,6 +75,24 @@ func capabilities() ([]string, error) {
 		}
 	}
 	return names, nil
+}
+
+// appArmor reports whether AppArmor can be used: the kernel and the runtime have it and the default
+// profile is named and loaded. A named profile that is not loaded is an error: nobody is to believe
+// that it confines.
+func appArmor(profile string, runtime bool) (bool, error) {
+	enabled := runtime && fileSays("/sys/module/apparmor/parameters/enabled", "Y")
+	if profile == "" {
+		return false, nil
+	}
+	if !enabled {
+		return false, fmt.Errorf("runtime.apparmor_profile: %q is set, and the kernel or the OCI runtime has no AppArmor; leave it empty", profile)
+	}
+	loaded, err := os.ReadFile("/sys/kernel/security/apparmor/profiles")
+	if err != nil || !slices.ContainsFunc(strings.Split(string(loaded), "\n"), func(l string) bool { return strings.HasPrefix(l, profile+" (") }) {
+		return false, fmt.Errorf("runtime.apparmor_profile: %q is not loaded; run apparmor_parser", profile)
+	}
+	return true, nil
 }
 
 func kernelSeccomp() bool {

@@ -152,6 +152,9 @@ func (d *daemon) openPods(ctx context.Context) (*cri.Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	if host.AppArmor, err = appArmor(d.c.Runtime.AppArmor, facts[""].AppArmor); err != nil {
+		return nil, err
+	}
 	if !host.Seccomp {
 		return nil, errors.New("look at host: the kernel or the OCI runtime cannot filter system calls (seccomp); nothing could be hardened")
 	}
@@ -169,7 +172,7 @@ func (d *daemon) openPods(ctx context.Context) (*cri.Server, error) {
 	}
 	return cri.New(cri.Options{
 		Version: version, Gate: d.gate, Images: d.images, Pods: d.pods, Host: host, Device: statDevice, Stats: reader, InitHash: initHash,
-		Defaults:      spec.Defaults{CgroupParent: d.c.Runtime.Parent, PidsLimit: d.c.Limits.Pids},
+		Defaults:      spec.Defaults{CgroupParent: d.c.Runtime.Parent, PidsLimit: d.c.Limits.Pids, AppArmorProfile: d.c.Runtime.AppArmor},
 		Handlers:      handlers(d.c.Runtime.Handlers, facts),
 		Default:       d.c.Runtime.Default,
 		NetworkStatus: d.cni.Status, PolicyProblem: d.policy.trouble,
@@ -205,6 +208,9 @@ func (d *daemon) tellLimits(h spec.Host) {
 	if h.OOMScoreAdjMin > -1000 {
 		d.log.Warn("the daemon lacks CAP_SYS_RESOURCE: oom_score_adj and hard limits of containers are clamped to its own",
 			"oom_score_adj", h.OOMScoreAdjMin)
+	}
+	if !h.AppArmor && fileSays("/sys/module/apparmor/parameters/enabled", "Y") {
+		d.log.Warn("the kernel has AppArmor and runtime.apparmor_profile is empty: containers run without a profile")
 	}
 	d.log.Info("host", "cgroup", h.CgroupVersion, "controllers", strings.Join(h.Controllers, ","), "selinux", h.SELinux, "apparmor", h.AppArmor)
 }

@@ -57,6 +57,7 @@ type Runtime struct {
 	Conmon   string             `toml:"conmon" doc:"The monitor beside each container. Empty: looked for in PATH."`
 	Init     string             `toml:"init" doc:"sallyport-init. Empty: /usr/libexec/sallyport/sallyport-init, or beside sallyportd."`
 	Cgroups  string             `toml:"cgroup_driver" doc:"cgroupfs. The kubelet asks for it (RuntimeConfig)."`
+	AppArmor string             `toml:"apparmor_profile" doc:"Name of the loaded AppArmor profile for containers that ask for none. Empty: AppArmor is not used, and a container that asks for a profile is refused."`
 	Parent   string             `toml:"cgroup_parent" doc:"Cgroup of pods that name no parent."`
 }
 
