@@ -8,6 +8,7 @@ package enforce
 
 import (
 	"errors"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -25,14 +26,16 @@ var (
 	ErrExpired  = errors.New("admission expired: two minutes passed or the policy changed; ask the gate again")
 )
 
-// PullAdmission, PodAdmission, RunAdmission, UpdateAdmission and ExecAdmission are permission to do
-// one thing once. The zero value is refused; copies share one use.
+// PullAdmission, PodAdmission, RunAdmission, UpdateAdmission, ExecAdmission, AttachAdmission and
+// PortForwardAdmission are permission to do one thing once. The zero value is refused; copies share one use.
 type (
-	PullAdmission   struct{ permit *permit }
-	PodAdmission    struct{ permit *permit }
-	RunAdmission    struct{ permit *permit }
-	UpdateAdmission struct{ permit *permit }
-	ExecAdmission   struct{ permit *permit }
+	PullAdmission        struct{ permit *permit }
+	PodAdmission         struct{ permit *permit }
+	RunAdmission         struct{ permit *permit }
+	UpdateAdmission      struct{ permit *permit }
+	ExecAdmission        struct{ permit *permit }
+	AttachAdmission      struct{ permit *permit }
+	PortForwardAdmission struct{ permit *permit }
 )
 
 // permit is what all admissions share.
@@ -55,6 +58,7 @@ type grant struct {
 	image     policy.Image
 	spec      string
 	config    string
+	ports     []uint16
 	receipt   audit.Receipt
 	warnings  []policy.Hit
 }
@@ -78,6 +82,9 @@ func (g Grant) Spec() string { return g.read().spec }
 
 // Config is the pod's or container's own configuration as it was judged, to be remembered.
 func (g Grant) Config() string { return g.read().config }
+
+// Ports is a copy of the ports of the pod that may be reached (portforward); none otherwise.
+func (g Grant) Ports() []uint16 { return slices.Clone(g.read().ports) }
 
 // Receipt names the audit record.
 func (g Grant) Receipt() audit.Receipt { return g.read().receipt }

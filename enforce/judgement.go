@@ -153,7 +153,9 @@ func (j *judgement) subject() string {
 			return img.Name.String()
 		}
 		return img.Name.String() + "@" + img.Top.String()
-	case j.act.Exec != nil:
+	case j.act.Verb == policy.VerbPortForward:
+		return fmt.Sprintf("port-forward to %v of pod %s/%s", j.act.Ports, j.act.Namespace, j.act.Pod.Name)
+	case j.act.Exec != nil && j.act.Verb == policy.VerbExec:
 		return fmt.Sprintf("exec %.60q in container %q", strings.Join(j.act.Exec.Argv, " "), j.act.Container.Name)
 	case j.act.Container != nil:
 		return fmt.Sprintf("%s of container %q", j.act.Verb, j.act.Container.Name)

@@ -77,3 +77,19 @@ type ExecRequest struct {
 	Process   string // OCI process JSON, byte for byte what the runtime will read
 	Spec      string // the container's own spec, as it was granted: an exec may not exceed it
 }
+
+// AttachRequest asks for the output, and the input where it has one, of a live container's first process.
+type AttachRequest struct {
+	Pod       Pod
+	PodID     string
+	Container policy.Container
+	Exec      policy.Exec // TTY alone
+}
+
+// PortForwardRequest asks to reach ports of a pod from its own loopback. A client that names its ports
+// only later asks without any, and then once for each.
+type PortForwardRequest struct {
+	Pod   Pod
+	PodID string
+	Ports []uint16
+}

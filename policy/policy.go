@@ -18,13 +18,15 @@ import (
 // Verb is a kind of act that needs a decision.
 type Verb string
 
-// The verbs. Each has its Rego package, sallyport.<verb>.
+// The verbs. Each has its Rego package, sallyport.<verb>, but for attach, which the package for exec
+// judges: a rule that keeps people out of containers must not be passed by the other way in.
 const (
 	VerbPull        Verb = "pull"
 	VerbPod         Verb = "pod"
 	VerbRun         Verb = "run"
 	VerbUpdate      Verb = "update"
 	VerbExec        Verb = "exec"
+	VerbAttach      Verb = "attach"
 	VerbPortForward Verb = "portforward"
 	VerbCheckpoint  Verb = "checkpoint"
 )
@@ -92,7 +94,7 @@ type Container struct {
 	Weakenings  []string // what spec.Build granted of the requests to weaken, by knob
 }
 
-// Exec is a command to run in a container.
+// Exec is a command to run in a container, or for an attach (Argv nil) the way to its first process.
 type Exec struct {
 	Argv  []string
 	TTY   bool
@@ -108,6 +110,7 @@ type Act struct {
 	Pod       *Pod
 	Container *Container
 	Exec      *Exec
+	Ports     []uint16        // of a port-forward; none while the client has not named any
 	Spec      json.RawMessage // final OCI runtime spec, environment values replaced by their HMAC
 	Resources json.RawMessage // wanted resources of an update
 }

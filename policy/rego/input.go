@@ -28,7 +28,8 @@ type (
 		Claims    []claim              `json:"claims"`
 		Pod       pod                  `json:"pod"`
 		Container container            `json:"container"`
-		Exec      exec                 `json:"exec"`
+		Exec      exec                 `json:"exec"`  // of an attach: argv is empty
+		Ports     []uint16             `json:"ports"` // of a port-forward; empty until the client names them, then each is judged
 		Spec      specs.Spec           `json:"spec"` // final OCI runtime spec; environment values are hashes
 		Resources specs.LinuxResources `json:"resources"`
 	}
@@ -98,7 +99,7 @@ func inputOf(act policy.Act, claims []policy.Claim) (ast.Value, error) {
 	if err := bound(act, claims); err != nil {
 		return nil, err
 	}
-	in := input{Verb: string(act.Verb), Time: act.Now.UTC().Format(time.RFC3339Nano), TimeNS: act.Now.UnixNano(), Namespace: act.Namespace}
+	in := input{Verb: string(act.Verb), Time: act.Now.UTC().Format(time.RFC3339Nano), TimeNS: act.Now.UnixNano(), Namespace: act.Namespace, Ports: act.Ports}
 	if i := act.Image; i != nil {
 		in.Image = image{i.Name.String(), i.Name.Host(), i.Name.Repository(), i.Name.Tag(), i.Top.String(), i.Instance.String(), i.ID.String(), i.OS, i.Arch}
 	}

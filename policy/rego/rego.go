@@ -186,12 +186,16 @@ func parseData(text []byte) (map[string]any, error) {
 	return data, nil
 }
 
-// JudgeAct evaluates the package of the act's verb. Without one it has nothing to say. Environment
+// JudgeAct evaluates the package of the act's verb, for an attach that of exec. Without one it has nothing to say. Environment
 // values must have been replaced in act.Spec by the caller.
 func (r *Rules) JudgeAct(ctx context.Context, act policy.Act, claims []policy.Claim) (deny, warn []policy.Hit, err error) {
-	q := r.queries[act.Verb]
+	pkg := act.Verb
+	if pkg == policy.VerbAttach {
+		pkg = policy.VerbExec
+	}
+	q := r.queries[pkg]
 	if q == nil {
-		if !slices.Contains(verbs, act.Verb) {
+		if !slices.Contains(verbs, pkg) {
 			return nil, nil, fmt.Errorf("judge: unknown verb %q", act.Verb)
 		}
 		return nil, nil, nil
@@ -210,10 +214,10 @@ func (r *Rules) JudgeAct(ctx context.Context, act policy.Act, claims []policy.Cl
 	defer cancel()
 	rs, err := q.prepared.Eval(ctx, rego.EvalParsedInput(input), rego.EvalTime(act.Now))
 	if ctx.Err() != nil {
-		return nil, nil, fmt.Errorf("package sallyport.%s did not answer in %s", act.Verb, deadline)
+		return nil, nil, fmt.Errorf("package sallyport.%s did not answer in %s", pkg, deadline)
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("package sallyport.%s: %s", act.Verb, bounded(err.Error(), maxMsg))
+		return nil, nil, fmt.Errorf("package sallyport.%s: %s", pkg, bounded(err.Error(), maxMsg))
 	}
 	return q.read(rs)
 }
