@@ -130,7 +130,7 @@ func TestStop(t *testing.T) {
 		time.Sleep(200 * time.Millisecond)
 		begun := time.Now()
 		first := make(chan error, 1)
-		go func() { first <- c.Stop(context.Background(), time.Minute) }()
+		go func() { first <- c.Stop(context.Background(), 8*time.Second) }()
 		time.Sleep(50 * time.Millisecond)
 		must(t, c.Stop(t.Context(), 300*time.Millisecond))
 		must(t, <-first)
@@ -142,7 +142,7 @@ func TestStop(t *testing.T) {
 		begun = time.Now()
 		go func() { first <- c.Stop(context.Background(), 300*time.Millisecond) }()
 		time.Sleep(50 * time.Millisecond)
-		must(t, c.Stop(t.Context(), time.Minute))
+		must(t, c.Stop(t.Context(), 8*time.Second))
 		must(t, <-first)
 		if took := time.Since(begun); took > 3*time.Second {
 			t.Errorf("stop took %v, want the shorter grace", took)
