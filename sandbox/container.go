@@ -45,6 +45,7 @@ type Container struct {
 	status   atomic.Pointer[ContainerStatus]
 	admitted atomic.Pointer[admitted] // nil: no admission of this daemon's life
 	claimed  atomic.Bool
+	leftover atomic.Bool   // undoing its creation failed and is tried again
 	exited   chan struct{} // closed when the state has become exited
 
 	mu       sync.Mutex              // guards the rest

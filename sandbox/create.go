@@ -33,7 +33,12 @@ func (p *Pod) Create(ctx context.Context, adm enforce.RunAdmission) (*Container,
 	}
 	var undo undo
 	defer undo.run()
-	undo.add(func() { p.pods.freeContainerKey(r.key) })
+	var kept bool // undoing failed: key, record and object stay, for Tend or a retry to remove
+	undo.add(func() {
+		if !kept {
+			p.pods.freeContainerKey(r.key)
+		}
+	})
 	defer r.close()
 	if r.pod != p || grant.Namespace() != p.cfg.Namespace {
 		return nil, fmt.Errorf("create container %s: %w", r.id, ErrMismatch)
@@ -54,7 +59,11 @@ func (p *Pod) Create(ctx context.Context, adm enforce.RunAdmission) (*Container,
 	if err := p.register(c); err != nil {
 		return nil, fmt.Errorf("create container %q: %w", c.cfg.Name, err)
 	}
-	undo.add(func() { p.pods.forget(c) })
+	undo.add(func() {
+		if !kept {
+			p.pods.forget(c)
+		}
+	})
 	if err := c.save(); err != nil {
 		return nil, fmt.Errorf("create container %q: %w", c.cfg.Name, err)
 	}
@@ -62,7 +71,9 @@ func (p *Pod) Create(ctx context.Context, adm enforce.RunAdmission) (*Container,
 		ctx, cancel := after(ctx)
 		defer cancel()
 		if err := c.dismantle(ctx); err != nil {
-			p.pods.log.Warn("undo container", "id", c.id, "err", err)
+			kept = true
+			c.leftover.Store(true)
+			p.pods.log.Warn("undo container; it is tried again", "id", c.id, "err", err)
 		}
 	})
 	if err := c.assemble(ctx, grant, r); err != nil {

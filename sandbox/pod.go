@@ -38,6 +38,8 @@ type Pod struct {
 	status  atomic.Pointer[PodStatus]
 	claimed atomic.Bool
 
+	leftover atomic.Bool // undoing its creation failed and is tried again
+
 	stopping bool // guarded by pods.mu; no container is made any more
 
 	mu   sync.Mutex // guards init, and writing the status and the record
@@ -111,7 +113,12 @@ func (p *Pods) Run(ctx context.Context, adm enforce.PodAdmission) (*Pod, error) 
 	}
 	var undo undo
 	defer undo.run()
-	undo.add(func() { p.freePodKey(r.key) })
+	var kept bool // undoing failed: key, record and object stay, for Tend or a retry to remove
+	undo.add(func() {
+		if !kept {
+			p.freePodKey(r.key)
+		}
+	})
 
 	var cfg spec.PodConfig
 	if err := json.Unmarshal([]byte(grant.Config()), &cfg); err != nil {
@@ -129,16 +136,19 @@ func (p *Pods) Run(ctx context.Context, adm enforce.PodAdmission) (*Pod, error) 
 	p.pods[pod.id] = pod // before the network knows it, or a sweep would detach it
 	p.mu.Unlock()
 	undo.add(func() {
-		p.mu.Lock()
-		delete(p.pods, pod.id)
-		p.mu.Unlock()
-	})
-	undo.add(func() {
 		ctx, cancel := after(ctx)
 		defer cancel()
-		if err := pod.dismantle(ctx); err != nil {
-			p.log.Warn("undo pod", "id", pod.id, "err", err)
+		err := pod.dismantle(ctx)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if err == nil {
+			delete(p.pods, pod.id)
+			return
 		}
+		kept = true
+		p.podKeys[pod.key] = pod
+		pod.leftover.Store(true)
+		p.log.Warn("undo pod; it is tried again", "id", pod.id, "err", err)
 	})
 	if err := pod.assemble(ctx, grant); err != nil {
 		return nil, fmt.Errorf("run pod %s/%s: %w", cfg.Namespace, cfg.Name, err)

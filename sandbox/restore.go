@@ -95,8 +95,9 @@ func (p *Pods) known(podID string) bool {
 func (p *Pods) Close() { p.cancel(errors.New("the daemon is stopping")) }
 
 // Tend does what has to be done from time to time, until ctx ends: it removes what no client claimed
-// after a restart, and reaps orphans that were left to this process as subreaper. Only a child that was
-// a zombie in two rounds is reaped: whoever started it would have waited for it by then.
+// after a restart and what a failed creation could not take back, and reaps orphans that were left to
+// this process as subreaper. Only a child that was a zombie in two rounds is reaped: whoever started it
+// would have waited for it by then.
 func (p *Pods) Tend(ctx context.Context) error {
 	begun := time.Now()
 	seen := map[proc.ID]bool{}
@@ -121,25 +122,33 @@ func (p *Pods) Tend(ctx context.Context) error {
 				p.log.Warn("detach what failed calls left", "err", err)
 			}
 		}
+		p.sweep(ctx, func(o object) bool { return o.leftover })
 		if !tidy && time.Since(begun) > unclaimedFor {
 			tidy = true
-			p.sweep(ctx, begun)
+			p.sweep(ctx, func(o object) bool { return !o.claimed && o.made.Before(begun) })
 		}
 	}
 }
 
-// sweep removes what was made before begun and never claimed.
-func (p *Pods) sweep(ctx context.Context, begun time.Time) {
+// object is what sweep knows of a pod or container.
+type object struct {
+	made     time.Time
+	claimed  bool
+	leftover bool // of a creation that could not be undone
+}
+
+// sweep removes what is picked.
+func (p *Pods) sweep(ctx context.Context, pick func(object) bool) {
 	p.mu.Lock()
 	var pods []*Pod
 	var ctrs []*Container
 	for _, c := range p.containers {
-		if !c.claimed.Load() && c.Status().Created.Before(begun) {
+		if pick(object{c.Status().Created, c.claimed.Load(), c.leftover.Load()}) {
 			ctrs = append(ctrs, c)
 		}
 	}
 	for _, pod := range p.pods {
-		if !pod.claimed.Load() && pod.Status().Created.Before(begun) {
+		if pick(object{pod.Status().Created, pod.claimed.Load(), pod.leftover.Load()}) {
 			pods = append(pods, pod)
 		}
 	}
