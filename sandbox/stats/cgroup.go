@@ -20,6 +20,7 @@ const noLimit = 1 << 62
 type layout struct {
 	v1      map[string]string // controller to mount point
 	unified string            // mount point of cgroup v2; "" if v1 has the controllers
+	pages   []string          // huge page sizes, as cgroup files name them
 }
 
 func (l layout) version() int {
@@ -49,14 +50,14 @@ func findLayout(mountinfo string) layout {
 			}
 		case "cgroup":
 			for controller := range strings.SplitSeq(super[2], ",") {
-				if slices.Contains([]string{"cpuacct", "memory", "pids"}, controller) && l.v1[controller] == "" {
+				if slices.Contains([]string{"cpuacct", "memory", "pids", "cpu", "blkio", "hugetlb"}, controller) && l.v1[controller] == "" {
 					l.v1[controller] = mount[4]
 				}
 			}
 		}
 	}
-	if len(l.v1) == 0 {
-		l.unified = unified
+	if l.v1["cpuacct"] == "" && l.v1["memory"] == "" && l.v1["pids"] == "" { // a stray hierarchy does not make it v1
+		l.v1, l.unified = map[string]string{}, unified
 	}
 	return l
 }

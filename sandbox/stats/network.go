@@ -11,11 +11,9 @@ import (
 
 // Interface is a network interface's counts since it was made.
 type Interface struct {
-	Name     string
-	RxBytes  uint64
-	RxErrors uint64
-	TxBytes  uint64
-	TxErrors uint64
+	Name                                    string
+	RxBytes, RxPackets, RxErrors, RxDropped uint64
+	TxBytes, TxPackets, TxErrors, TxDropped uint64
 }
 
 // Network reads the interfaces, except loopback, of the network namespace pinned at path. No process has
@@ -81,7 +79,10 @@ func interfaces(text string) ([]Interface, error) {
 			return nil, fmt.Errorf("read interface %q: %d columns, want 16", name, len(columns))
 		}
 		i := Interface{Name: name}
-		for column, to := range map[int]*uint64{0: &i.RxBytes, 2: &i.RxErrors, 8: &i.TxBytes, 10: &i.TxErrors} {
+		for column, to := range []*uint64{&i.RxBytes, &i.RxPackets, &i.RxErrors, &i.RxDropped, 8: &i.TxBytes, &i.TxPackets, &i.TxErrors, &i.TxDropped, 15: nil} {
+			if to == nil {
+				continue
+			}
 			n, err := strconv.ParseUint(columns[column], 10, 64)
 			if err != nil {
 				return nil, fmt.Errorf("read interface %q: %w", name, err)

@@ -77,8 +77,8 @@ func TestNetwork(t *testing.T) {
 
 func TestInterfaces(t *testing.T) {
 	const head = "Inter-|   Receive                                                |  Transmit\n face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed\n"
-	got, err := interfaces(head + "    lo:  9 1 0 0 0 0 0 0 9 1 0 0 0 0 0 0\n  eth0: 1296 16 2 0 0 0 0 0 816 12 3 0 0 0 0 0\n")
-	want := []Interface{{"eth0", 1296, 2, 816, 3}}
+	got, err := interfaces(head + "    lo:  9 1 0 0 0 0 0 0 9 1 0 0 0 0 0 0\n  eth0: 1296 16 2 4 0 0 0 0 816 12 3 5 0 0 0 0\n")
+	want := []Interface{{Name: "eth0", RxBytes: 1296, RxPackets: 16, RxErrors: 2, RxDropped: 4, TxBytes: 816, TxPackets: 12, TxErrors: 3, TxDropped: 5}}
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("interfaces() = %+v, %v, want %+v", got, err, want)
 	}

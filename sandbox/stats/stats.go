@@ -82,6 +82,7 @@ func Open() (*Reader, error) {
 		return nil, fmt.Errorf("find cgroups: %w", err)
 	}
 	l := findLayout(string(data))
+	l.pages = pageSizes()
 	if l.version() == 0 {
 		return nil, errors.New("find cgroups: no cgroup controllers are mounted")
 	}

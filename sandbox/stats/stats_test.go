@@ -281,7 +281,7 @@ func TestLayout(t *testing.T) {
 	}{
 		{"v2", v2, layout{v1: map[string]string{}, unified: "/sys/fs/cgroup"}, 2},
 		{"hybrid", hybrid, layout{v1: map[string]string{
-			"cpuacct": "/sys/fs/cgroup/cpu,cpuacct", "memory": "/sys/fs/cgroup/memory", "pids": "/sys/fs/cgroup/pids"}}, 1},
+			"cpu": "/sys/fs/cgroup/cpu,cpuacct", "cpuacct": "/sys/fs/cgroup/cpu,cpuacct", "memory": "/sys/fs/cgroup/memory", "pids": "/sys/fs/cgroup/pids"}}, 1},
 		{"none", "1 2 0:1 / / rw - ext4 /dev/vda rw\n", layout{v1: map[string]string{}}, 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
