@@ -230,10 +230,14 @@ const maxSeconds = 10 * 365 * 24 * 3600
 // seconds is a CRI timeout; a negative one is none.
 func seconds(n int64) time.Duration { return time.Duration(min(max(n, 0), maxSeconds)) * time.Second }
 
-// findContainer finds a container that a client may know, by its ID.
+// findContainer finds a container that a client may know, by its ID or what unique says of it.
 func (s *Server) findContainer(id string) (*sandbox.Container, error) {
 	if id == "" {
 		return nil, fmt.Errorf("%w: container_id is empty", errInvalid)
 	}
-	return s.o.Pods.Container(id)
+	c, err := s.o.Pods.Container(id)
+	if isNotFound(err) {
+		return unique(id, s.o.Pods.Containers(), err)
+	}
+	return c, err
 }

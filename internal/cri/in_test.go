@@ -319,3 +319,32 @@ func TestMCS(t *testing.T) {
 }
 
 func sscan(level string, a, b *int) (int, error) { return fmt.Sscanf(level, "s0:c%d,c%d", a, b) }
+
+type named string
+
+func (n named) ID() string { return string(n) }
+
+// TestUnique: what starts one ID finds it; what starts two is refused, so that no command meant for one
+// reaches another.
+func TestUnique(t *testing.T) {
+	whole := strings.Repeat("ab", 32)
+	all := []named{named(whole), named("cd01" + whole[4:]), named("cd02" + whole[4:]), named(whole + "0")}
+	none := errors.New("none")
+	for _, tt := range []struct {
+		id   string
+		want named
+		err  error
+	}{
+		{"cd01", all[1], nil},
+		{"cd02ab", all[2], nil},
+		{"cd0", "", none},  // too short
+		{"cd03", "", none}, // nobody's
+		{"", "", none},
+		{whole, "", none}, // whole: Pods knows it or not
+		{whole[:63], "", errInvalid},
+	} {
+		if got, err := unique(tt.id, all, none); got != tt.want || !errors.Is(err, tt.err) {
+			t.Errorf("unique(%q) = %q, %v, want %q, %v", tt.id, got, err, tt.want, tt.err)
+		}
+	}
+}

@@ -186,12 +186,16 @@ func (s *Server) ListPodSandbox(_ context.Context, req *v1.ListPodSandboxRequest
 	return resp, nil
 }
 
-// findPod finds a pod that a client may know, by its ID.
+// findPod finds a pod that a client may know, by its ID or what unique says of it.
 func (s *Server) findPod(id string) (*sandbox.Pod, error) {
 	if id == "" {
 		return nil, fmt.Errorf("%w: pod_sandbox_id is empty", errInvalid)
 	}
-	return s.o.Pods.Pod(id)
+	pod, err := s.o.Pods.Pod(id)
+	if isNotFound(err) {
+		return unique(id, s.o.Pods.List(), err)
+	}
+	return pod, err
 }
 
 func podFacts(cfg spec.PodConfig) enforce.Pod {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
@@ -22,6 +23,8 @@ const (
  "command": ["sh", "-c", "trap 'echo bye; exit 0' TERM; echo hello; while true; do sleep 0.1; done"],
  "labels": {"suite": "verbs"}, "linux": {"resources": {"memory_limit_in_bytes": 67108864}}}`
 )
+
+var repoDigest = regexp.MustCompile(`\S+busybox@sha256:[0-9a-f]{64}`)
 
 // script tries crictl's verbs one after the other.
 type script struct {
@@ -48,6 +51,7 @@ func verbs(ctx context.Context, o options, n *node.Node) int {
 	}
 	s.images()
 	s.containers(pod, box)
+	s.short(pod, box)
 	fmt.Printf("crictl: ran %d verbs, failed %d\n", s.ran, s.failed)
 	return s.failed
 }
@@ -62,6 +66,12 @@ func (s *script) images() {
 	s.want(verbImage, "images", "--digests", "--no-trunc", "-o", "json", verbImage)
 	s.want(`"repoTags"`, "inspecti", verbImage)
 	s.want("usedBytes", "imagefsinfo")
+	digest := strings.Trim(repoDigest.FindString(s.want("", "inspecti", verbImage)), `"`)
+	s.want("Deleted", "rmi", verbImage)
+	s.want("Image is up to date", "pull", digest)
+	s.want(`"repoTags": []`, "inspecti", digest)
+	s.want("Image is up to date", "pull", verbImage)
+	s.want(digest, "inspecti", verbImage)
 }
 
 func (s *script) containers(pod, box string) {
@@ -76,6 +86,7 @@ func (s *script) containers(pod, box string) {
 	s.want(`"CONTAINER_RUNNING"`, "inspect", id)
 	s.until("hello", "logs", id)
 	s.want("verbs", "exec", "--sync", id, "hostname")
+	s.want("", "logs", "--reopen", id)
 	s.fails("exec", "--sync", id, "false")
 	s.want(id[:min(13, len(id))], "stats", "-s", "0", id)
 	s.want("", "stats", "-o", "json")
@@ -89,7 +100,35 @@ func (s *script) containers(pod, box string) {
 	s.want(podID, "stopp", podID)
 	s.want("NotReady", "pods")
 	s.want(podID, "rmp", podID)
-	s.want("Deleted", "rmi", verbImage)
+}
+
+// short tries what people type: the first characters of IDs, and force instead of one step at a time.
+func (s *script) short(pod, box string) {
+	podID := strings.TrimSpace(s.want("", "runp", pod))
+	id := strings.TrimSpace(s.want("", "create", podID[:min(13, len(podID))], box, pod))
+	if len(podID) < 64 || len(id) < 64 {
+		return // said already
+	}
+	s.want("", "start", id[:13])
+	s.want(id[:13], "ps", "--id", id[:13])
+	s.want(id, "inspect", id[:13])
+	s.want(podID, "inspectp", podID[:13])
+	s.want("verbs", "exec", "--sync", id[:13], "hostname")
+	s.want("", "update", "--cpu-quota", "50000", "--cpu-period", "100000", id[:13])
+	s.want(id[:13], "stats", "-s", "0", "--id", id[:13])
+	s.want(id[:13], "stop", "--timeout", "0", id[:13])
+	s.want("", "rmp", "--force", podID[:13])
+	s.want("", "run", box, pod)
+	s.want("", "rm", "--all", "--force")
+	s.want("", "rmp", "--all", "--force")
+	imageID := strings.TrimPrefix(strings.TrimSpace(s.want("sha256:", "images", "-q")), "sha256:")
+	s.want(imageID, "inspecti", imageID[:min(13, len(imageID))])
+	s.want("Deleted", "rmi", imageID[:min(13, len(imageID))])
+	s.want("Image is up to date", "pull", verbImage)
+	s.want("Deleted", "rmi", "--prune")
+	if out := s.want("", "images", "-q") + s.want("", "ps", "-a", "-q") + s.want("", "pods", "-q"); out != "" {
+		s.fail(fmt.Sprintf("want nothing left, got %q", out), []string{"images, ps and pods"})
+	}
 }
 
 // want runs a verb, which must succeed and print the text, and returns what it printed.

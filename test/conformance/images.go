@@ -5,9 +5,13 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -76,18 +80,26 @@ group-defined-in-image:x:50000:default-user
 `
 )
 
-// publish pushes the stand-ins to the registry at host. standin is the path of the program of that name.
-func publish(host, standin string) error {
-	common, err := commonLayer(standin)
+// publish pushes the stand-ins to the registry at host.
+func publish(host string, o options) error {
+	common, err := commonLayer(filepath.Join(o.bin, "standin"))
 	if err != nil {
 		return fmt.Errorf("build image layer: %w", err)
+	}
+	layers := []v1.Layer{common}
+	if o.shell != "" {
+		shell, err := shellLayer(o.shell)
+		if err != nil {
+			return fmt.Errorf("build image layer with %s: %w", o.shell, err)
+		}
+		layers = append(layers, shell)
 	}
 	for _, s := range stands() {
 		own, err := layer(func(w *tar.Writer) error { return file(w, "image", 0o644, []byte(s.names[0]+"\n")) })
 		if err != nil {
 			return err
 		}
-		img, err := image(s.config, common, own)
+		img, err := image(s.config, append(layers, own)...)
 		if err != nil {
 			return fmt.Errorf("build image %s: %w", s.names[0], err)
 		}
@@ -164,6 +176,33 @@ func commonLayer(standin string) (v1.Layer, error) {
 		}
 		for name, to := range links {
 			if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeLink, Name: "bin/" + name, Linkname: "bin/" + to, Mode: 0o755}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// library is a line of ldd that names a file.
+var library = regexp.MustCompile(`(?:=> )?(/\S+) \(0x`)
+
+// shellLayer replaces /bin/sh by another build of busybox, with the libraries that it needs.
+func shellLayer(path string) (v1.Layer, error) {
+	files := map[string]string{"bin/sh": path}
+	out, err := exec.Command("ldd", path).Output()
+	if err != nil {
+		return nil, fmt.Errorf("list its libraries: %w", err)
+	}
+	for _, m := range library.FindAllStringSubmatch(string(out), -1) {
+		files[strings.TrimPrefix(m[1], "/")] = m[1]
+	}
+	return layer(func(w *tar.Writer) error {
+		for _, name := range slices.Sorted(maps.Keys(files)) {
+			data, err := os.ReadFile(files[name])
+			if err != nil {
+				return err
+			}
+			if err := file(w, name, 0o755, data); err != nil {
 				return err
 			}
 		}

@@ -26,13 +26,14 @@ var policies embed.FS
 
 // options are what the command line says; paths are absolute.
 type options struct {
-	critest, crictl, bin, deps, focus, skip, floor, out string
+	critest, crictl, shell, bin, deps, focus, skip, floor, out string
 }
 
 func main() {
 	var o options
 	flag.StringVar(&o.critest, "critest", "", "the suite's program; empty: do not run it")
 	flag.StringVar(&o.crictl, "crictl", "", "crictl; empty: do not try its verbs")
+	flag.StringVar(&o.shell, "shell", "", "a busybox for the images' /bin/sh that runs programs from PATH, not itself; empty: Debian's static one")
 	flag.StringVar(&o.bin, "bin", "bin", "folder with sallyportd, sallyport-init and standin")
 	flag.StringVar(&o.deps, "deps", ".deps", "folder with the real components")
 	flag.StringVar(&o.focus, "focus", "", "run only specs that match this regular expression")
@@ -40,7 +41,7 @@ func main() {
 	flag.StringVar(&o.floor, "floor", "privileged", "privileged: what the suite asks for is granted; default: the product's floor")
 	flag.StringVar(&o.out, "out", "", "folder for the suite's output, its JUnit report and the daemon's log; empty: none")
 	flag.Parse()
-	for _, path := range []*string{&o.critest, &o.crictl, &o.bin, &o.deps, &o.out} {
+	for _, path := range []*string{&o.critest, &o.crictl, &o.shell, &o.bin, &o.deps, &o.out} {
 		if *path != "" {
 			*path, _ = filepath.Abs(*path)
 		}
@@ -68,7 +69,7 @@ func run(ctx context.Context, o options, scratch string) (failed int, err error)
 	server := sigkit.NewRegistry(sigkit.FallbackTag)
 	defer server.Close()
 	host := sigkit.Host(server)
-	if err := publish(host, filepath.Join(o.bin, "standin")); err != nil {
+	if err := publish(host, o); err != nil {
 		return 0, err
 	}
 	n, err := start(ctx, o, scratch, host)

@@ -92,7 +92,7 @@ func tell(reports []report) (failed int) {
 	var lines []string
 	for _, r := range reports {
 		for _, s := range r.SpecReports {
-			reason := oneLine(s.Failure.Message)
+			reason := reason(s.Failure.Message)
 			switch {
 			case s.State == "passed":
 				if s.LeafNodeType == "It" {
@@ -115,6 +115,14 @@ func tell(reports []report) (failed int) {
 	}
 	fmt.Printf("critest: ran %d, passed %d, failed %d, skipped %d\n", passed+failed, passed, failed, skipped)
 	return failed
+}
+
+// reason is the decisive part of a failure: what a gRPC status says, where there is one.
+func reason(message string) string {
+	if _, after, ok := strings.Cut(message, "rpc error: code = "); ok {
+		message, _, _ = strings.Cut(after, "\n")
+	}
+	return oneLine(message)
 }
 
 // oneLine is text on one line, cut to what fits a terminal or two.
