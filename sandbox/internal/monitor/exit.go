@@ -70,14 +70,22 @@ const reopen = "2 0 0\n"
 // ReopenLog makes the conmon of a bundle close its log file and open it by name again, after somebody
 // moved it away. It fails if conmon is gone, and never waits for it.
 func ReopenLog(bundle string) error {
+	if err := control(bundle, reopen); err != nil {
+		return fmt.Errorf("reopen log: %w", err)
+	}
+	return nil
+}
+
+// control sends one control message; it never waits.
+func control(bundle, message string) error {
 	path := filepath.Join(bundle, "ctl")
 	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 	if err != nil {
-		return fmt.Errorf("reopen log: open %s: %w", path, err)
+		return fmt.Errorf("open %s: %w", path, err)
 	}
 	defer unix.Close(fd)
-	if _, err := unix.Write(fd, []byte(reopen)); err != nil {
-		return fmt.Errorf("reopen log: write %s: %w", path, err)
+	if _, err := unix.Write(fd, []byte(message)); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
 	}
 	return nil
 }

@@ -67,7 +67,7 @@ func (r *Runtime) Exec(ctx context.Context, e Exec) (Result, error) {
 		return Result{}, fmt.Errorf("exec in %s: %w", e.ID, err)
 	}
 	defer errs.close()
-	code, err := r.execute(ctx, e, out.in, errs.in)
+	code, err := r.execute(ctx, e, stdio{out: out.in, err: errs.in})
 	limit := time.Now().Add(drain)
 	res := Result{Stdout: out.finish(limit), Stderr: errs.finish(limit), Code: code, Dropped: out.kept.dropped + errs.kept.dropped}
 	if err != nil {
@@ -76,8 +76,24 @@ func (r *Runtime) Exec(ctx context.Context, e Exec) (Result, error) {
 	return res, nil
 }
 
+// stdio is the command's ends of its streams; nil is /dev/null. execute closes them. console is the
+// name, beside the pid file, of the socket on which the runtime sends the terminal; "" for none.
+type stdio struct {
+	in, out, err *os.File
+	console      string
+}
+
+func (s stdio) close() {
+	for _, f := range []*os.File{s.in, s.out, s.err} {
+		if f != nil {
+			f.Close()
+		}
+	}
+}
+
 // execute starts the command and waits for its end.
-func (r *Runtime) execute(ctx context.Context, e Exec, stdout, stderr *os.File) (int, error) {
+func (r *Runtime) execute(ctx context.Context, e Exec, std stdio) (int, error) {
+	defer std.close()
 	process, err := memfile("process", e.Process)
 	if err != nil {
 		return -1, err
@@ -89,15 +105,26 @@ func (r *Runtime) execute(ctx context.Context, e Exec, stdout, stderr *os.File) 
 	}
 	defer log.Close()
 	// The log goes to a file of its own: on stderr it would mix with the command's.
-	args := append(r.GlobalArgs(), "--log=/proc/self/fd/4", "exec", "--detach", "--process=/proc/self/fd/3", "--pid-file="+e.PidFile, e.ID)
+	args := append(r.GlobalArgs(), "--log=/proc/self/fd/4", "exec", "--detach", "--process=/proc/self/fd/3", "--pid-file="+e.PidFile)
+	if std.console != "" {
+		args = append(args, "--console-socket="+std.console)
+	}
+	args = append(args, e.ID)
 	cmd := exec.Command(r.opt.Path, args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.ExtraFiles = []*os.File{process, log}
 	cmd.Dir = filepath.Dir(e.PidFile)
-	cmd.Stdout, cmd.Stderr = stdout, stderr
+	if std.in != nil { // a nil *os.File is no nil Reader
+		cmd.Stdin = std.in
+	}
+	if std.out != nil {
+		cmd.Stdout = std.out
+	}
+	if std.err != nil {
+		cmd.Stderr = std.err
+	}
 	err = cmd.Start()
-	stdout.Close() // the command's copies are the last
-	stderr.Close()
+	std.close() // the command's copies are the last
 	if err != nil {
 		return -1, err
 	}
