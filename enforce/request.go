@@ -56,7 +56,7 @@ type RunRequest struct {
 type Mount struct {
 	Destination string // in the container
 	Source      string // resolved path on the host, read from the opened descriptor
-	Kind        string // host, file (ours: hosts, resolv.conf, hostname), shm, image
+	Kind        string // host, file (ours: hosts, resolv.conf, hostname), shm, sys, image
 	ReadOnly    bool
 	Propagation string // private, slave, shared
 }

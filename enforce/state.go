@@ -51,7 +51,14 @@ func (c *counters) copy() map[string]uint64 {
 
 func podFacts(p Pod) baseline.PodFacts {
 	return baseline.PodFacts{HostNetwork: p.HostNetwork, HostPID: p.HostPID, HostIPC: p.HostIPC,
-		HostUsers: !p.UserNamespace, Privileged: p.Privileged, Sysctls: p.Sysctls}
+		HostUsers: !p.UserNamespace, UIDs: baselineMappings(p.UIDs), GIDs: baselineMappings(p.GIDs), Privileged: p.Privileged, Sysctls: p.Sysctls}
+}
+
+func baselineMappings(in []policy.IDMapping) (out []baseline.IDMapping) {
+	for _, m := range in {
+		out = append(out, baseline.IDMapping(m))
+	}
+	return out
 }
 
 func baselineMounts(in []Mount) (out []baseline.Mount) {

@@ -78,9 +78,17 @@ type Pod struct {
 	Handler                                      string
 	HostNetwork, HostPID, HostIPC, UserNamespace bool
 	SharedPID                                    bool
-	Privileged                                   bool // may hold privileged containers
+	UIDs, GIDs                                   []IDMapping // of the user namespace; nil without one
+	Privileged                                   bool        // may hold privileged containers
 	Sysctls                                      map[string]string
 	Labels, Annotations                          map[string]string
+}
+
+// IDMapping maps Length IDs from Container inside a user namespace to Host on the node.
+type IDMapping struct {
+	Container uint32 `json:"container"`
+	Host      uint32 `json:"host"`
+	Length    uint32 `json:"length"`
 }
 
 // Container is what is known of a container when it is judged; Spec in Act holds the rest.

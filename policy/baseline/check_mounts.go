@@ -82,12 +82,27 @@ func bound(v *view, m specs.Mount, at string) (out []string) {
 	shared := contains(m.Options, "shared") || contains(m.Options, "rshared") || f.Propagation == "shared"
 	say(shared && v.floor.BidirMounts != Allow && !v.privileged, "it propagates to the host")
 	mapped := slices.ContainsFunc(v.linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.UserNamespace })
-	say((m.UIDMappings != nil || m.GIDMappings != nil) && !mapped, "it has ID mappings without a user namespace")
+	ids := m.UIDMappings != nil || m.GIDMappings != nil
+	say(ids && !mapped, "it has ID mappings without a user namespace")
+	say(ids && (!sameMap(m.UIDMappings, v.Pod.UIDs) || !sameMap(m.GIDMappings, v.Pod.GIDs)), "its ID mappings are not those of the pod's user namespace")
+	if f.Kind == "sys" {
+		for _, o := range []string{"ro", "nosuid", "nodev", "noexec"} {
+			say(!contains(m.Options, o), "it lacks the option %s", o)
+		}
+		return out
+	}
 	if !v.privileged {
 		say(Beneath(m.Destination, "/proc") || Beneath(m.Destination, "/sys"), "nothing is mounted over /proc or /sys")
 		say(contains([]string{"/dev", "/dev/pts", "/dev/mqueue"}, m.Destination), "the container's own %s is not replaced", m.Destination)
 	}
 	return out
+}
+
+// sameMap reports whether a mount shows IDs as the pod's user namespace does.
+func sameMap(got []specs.LinuxIDMapping, want []IDMapping) bool {
+	return slices.EqualFunc(got, want, func(g specs.LinuxIDMapping, w IDMapping) bool {
+		return g.ContainerID == w.Container && g.HostID == w.Host && g.Size == w.Length
+	})
 }
 
 // ownFiles are where our own files may be mounted. Their sources are ours, and so are beneath control
@@ -109,6 +124,9 @@ func sources(v *view) (out []string) {
 		case "file", "shm":
 			say(!contains(ownFiles[m.Kind], m.Destination), "a %s of ours does not belong there", m.Kind)
 		case "image":
+		case "sys": // a user namespace that does not own its network namespace cannot mount a sysfs
+			say(m.Destination != "/sys" || m.Source != "/sys" || !v.Pod.HostNetwork || v.Pod.HostUsers,
+				"the node's sysfs is for /sys of a pod with a user namespace on the node's network")
 		case "host":
 			say(!v.admitsSource(m.Source), "the floor does not admit host path %q", m.Source)
 		default:
@@ -169,7 +187,7 @@ func control(v *view) (out []string) {
 		ours = append(ours, canonicalRun(p))
 	}
 	for i, m := range v.Mounts {
-		if m.Kind == "file" || m.Kind == "shm" || m.Kind == "image" {
+		if m.Kind == "file" || m.Kind == "shm" || m.Kind == "sys" || m.Kind == "image" {
 			continue // ours to give; where they may appear is sources' matter
 		}
 		source, excepted := canonicalRun(m.Source), v.excepted(m.Source)

@@ -30,12 +30,41 @@ func CheckPod(f PodFacts, floor Floor) (out []Violation) {
 	if f.Privileged && floor.Privileged == Refuse {
 		out = append(out, Violation{"P05", "privileged", "the pod asks to hold privileged containers and the floor refuses"})
 	}
+	if !f.HostUsers {
+		for _, msg := range slices.Concat(idMap("user", f.UIDs), idMap("group", f.GIDs)) {
+			out = append(out, Violation{"P07", "ID mappings", msg})
+		}
+	}
 	for _, name := range slices.Sorted(maps.Keys(f.Sysctls)) {
 		if msg := sysctl(name, f.Sysctls[name], f, floor); msg != "" {
 			out = append(out, Violation{"P06", "sysctls", msg})
 		}
 	}
 	return out
+}
+
+// idMap holds the map of a user namespace to what makes it isolate: root inside is somebody, and nobody
+// inside is the node's root.
+func idMap(kind string, lines []IDMapping) (out []string) {
+	if len(lines) == 0 {
+		return []string{"the user namespace has no " + kind + " ID mappings"}
+	}
+	root := false
+	for i, m := range lines {
+		out = append(out, found(m.Host == 0, "the node's %s ID 0 is mapped", kind)...)
+		out = append(out, found(m.Length == 0 || uint64(m.Host)+uint64(m.Length) > 1<<32-1 || uint64(m.Container)+uint64(m.Length) > 1<<32-1,
+			"%s ID mapping %d has a length of %d, which is out of range", kind, i, m.Length)...)
+		for _, o := range lines[:i] {
+			out = append(out, found(overlap(m.Container, m.Length, o.Container, o.Length) || overlap(m.Host, m.Length, o.Host, o.Length),
+				"%s ID mapping %d overlaps another", kind, i)...)
+		}
+		root = root || m.Container == 0
+	}
+	return append(out, found(!root, "%s ID 0 of the pod is not mapped", kind)...)
+}
+
+func overlap(a, na, b, nb uint32) bool {
+	return uint64(a) < uint64(b)+uint64(nb) && uint64(b) < uint64(a)+uint64(na)
 }
 
 // maxSysctl bounds a sysctl's value, in bytes; the longest that pods set are port lists.

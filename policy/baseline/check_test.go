@@ -206,9 +206,23 @@ func TestChecks(t *testing.T) {
 		{"B17", "other file system", func(s *scene) { s.spec.Mounts[1].Type, s.spec.Mounts[1].Source = "overlay", "overlay" }, func(s *scene) { s.spec.Mounts[1].Type, s.spec.Mounts[1].Source = "tmpfs", "tmpfs" }},
 		{"B17", "proc elsewhere", func(s *scene) { s.spec.Mounts[0].Destination = "/p" }, func(s *scene) { s.spec.Mounts[0].Destination = "/proc" }},
 		{"B17", "bound proc", func(s *scene) { s.spec.Mounts[0].Options = append(s.spec.Mounts[0].Options, "rbind") }, func(s *scene) { s.spec.Mounts[0].Options = s.spec.Mounts[0].Options[:3] }},
-		{"B17", "mapped", func(s *scene) { s.spec.Mounts[4].UIDMappings = []specs.LinuxIDMapping{{Size: 1}} }, func(s *scene) {
+		{"B17", "mapped", func(s *scene) {
+			s.spec.Mounts[4].UIDMappings, s.facts.Pod.UIDs = []specs.LinuxIDMapping{{HostID: 7, Size: 1}}, []IDMapping{{0, 7, 1}}
+		}, func(s *scene) {
 			s.spec.Linux.Namespaces = append(s.spec.Linux.Namespaces, specs.LinuxNamespace{Type: "user", Path: "/run/u"})
 		}},
+		{"B17", "mapped otherwise", func(s *scene) {
+			s.spec.Linux.Namespaces = append(s.spec.Linux.Namespaces, specs.LinuxNamespace{Type: "user", Path: "/run/u"})
+			s.spec.Mounts[4].UIDMappings, s.facts.Pod.UIDs = []specs.LinuxIDMapping{{Size: 1}}, []IDMapping{{0, 7, 1}}
+		}, func(s *scene) { s.spec.Mounts[4].UIDMappings[0].HostID = 7 }},
+		{"B17", "mapped groups otherwise", func(s *scene) {
+			s.spec.Linux.Namespaces = append(s.spec.Linux.Namespaces, specs.LinuxNamespace{Type: "user", Path: "/run/u"})
+			s.spec.Mounts[4].GIDMappings, s.facts.Pod.GIDs = []specs.LinuxIDMapping{{Size: 1}}, []IDMapping{{0, 7, 1}}
+		}, func(s *scene) { s.spec.Mounts[4].GIDMappings[0].HostID = 7 }},
+		{"B17", "the node's sysfs writable", sysfs("rw"), func(s *scene) { s.spec.Mounts[0].Options[5] = "ro" }},
+		{"B18", "the node's sysfs in its own network", func(s *scene) { sysfs("ro")(s); s.facts.Pod.HostNetwork = false }, func(s *scene) { s.facts.Pod.HostNetwork = true }},
+		{"B18", "the node's sysfs without a user namespace", func(s *scene) { sysfs("ro")(s); s.facts.Pod.HostUsers = true }, func(s *scene) { s.facts.Pod.HostUsers = false }},
+		{"B18", "the node's sysfs elsewhere", func(s *scene) { sysfs("ro")(s); s.facts.Mounts[0].Source = "/proc" }, func(s *scene) { s.facts.Mounts[0].Source = "/sys" }},
 		{"B18", "host path", func(s *scene) { s.facts.Mounts[0].Source = "/opt/data" }, func(s *scene) { s.floor.HostPaths = []string{"/opt"} }},
 		{"B18", "sibling of a host path", func(s *scene) { s.facts.Mounts[0].Source, s.floor.HostPaths = "/opt2", []string{"/opt"} }, func(s *scene) { s.facts.Mounts[0].Source = "/opt/2" }},
 		{"B18", "beneath an exact path", func(s *scene) { s.facts.Mounts[0].Source, s.floor.HostPaths = "/opt/x", []string{"=/opt"} }, func(s *scene) { s.facts.Mounts[0].Source = "/opt" }},
@@ -297,5 +311,19 @@ func TestVolumesNeedAPod(t *testing.T) {
 	s.facts.KubeletDir = ""
 	if got := ids(s.check(t)); !slices.Contains(got, "B18") {
 		t.Errorf("Check() = %v, want B18", got)
+	}
+}
+
+// sysfs makes the node's /sys the first mount of a pod with a user namespace on the node's network.
+func sysfs(mode string) func(*scene) {
+	return func(s *scene) {
+		s.facts.Pod.HostNetwork, s.facts.Pod.HostUsers, s.floor.HostNetwork = true, false, Allow
+		s.spec.Linux.Namespaces = append(s.spec.Linux.Namespaces, specs.LinuxNamespace{Type: "user", Path: "/run/u"})
+		s.spec.Mounts = slices.DeleteFunc(s.spec.Mounts, func(m specs.Mount) bool { return m.Type == "sysfs" })
+		i := slices.IndexFunc(s.spec.Mounts, func(m specs.Mount) bool { return m.Source == "mounts/0" })
+		m := s.spec.Mounts[i]
+		m.Destination, m.Options = "/sys", []string{"rbind", "rprivate", "nosuid", "nodev", "noexec", mode}
+		s.spec.Mounts = append([]specs.Mount{m}, slices.Delete(s.spec.Mounts, i, i+1)...)
+		s.facts.Mounts[0] = Mount{Destination: "/sys", Source: "/sys", Kind: "sys"}
 	}
 }

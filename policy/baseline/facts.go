@@ -13,7 +13,7 @@ import (
 type Mount struct {
 	Destination string // in the container
 	Source      string // resolved path on the host, read back from the opened descriptor
-	Kind        string // host, file (ours: hosts, resolv.conf, hostname), shm, image
+	Kind        string // host, file (ours: hosts, resolv.conf, hostname), shm, sys (the node's /sys), image
 	ReadOnly    bool
 	Propagation string // private, slave, shared
 }
@@ -23,9 +23,13 @@ type Mount struct {
 type PodFacts struct {
 	HostNetwork, HostPID, HostIPC bool
 	HostUsers                     bool // no user namespace
+	UIDs, GIDs                    []IDMapping
 	Privileged                    bool // may hold privileged containers
 	Sysctls                       map[string]string
 }
+
+// IDMapping maps Length IDs from Container inside a user namespace to Host on the node.
+type IDMapping struct{ Container, Host, Length uint32 }
 
 // Facts are what the judge must know beside the spec. The zero Facts gives a spec nothing.
 type Facts struct {

@@ -141,7 +141,18 @@ func TestCheckPod(t *testing.T) {
 		{"P06", "host network (CVE-2022-0532)", PodFacts{HostNetwork: true, Sysctls: safe}, Floor{HostNetwork: Allow, Sysctls: kubernetesSafe}, func(p *PodFacts, _ *Floor) { p.HostNetwork = false }},
 		{"P06", "host IPC (CVE-2022-0532)", PodFacts{HostIPC: true, Sysctls: map[string]string{"kernel.shm_rmid_forced": "1"}}, Floor{HostIPC: Allow, Sysctls: kubernetesSafe}, func(p *PodFacts, _ *Floor) { p.HostIPC = false }},
 		{"P06", "long", PodFacts{Sysctls: map[string]string{"net.ipv4.tcp_syncookies": strings.Repeat("1", maxSysctl+1)}}, usual, func(p *PodFacts, _ *Floor) { p.Sysctls = safe }},
+		{"P07", "no map", PodFacts{GIDs: oneMap()}, usual, func(p *PodFacts, _ *Floor) { p.UIDs = oneMap() }},
+		{"P07", "no map of groups", PodFacts{UIDs: oneMap()}, usual, func(p *PodFacts, _ *Floor) { p.GIDs = oneMap() }},
+		{"P07", "the node's root", PodFacts{UIDs: []IDMapping{{0, 0, 10}}, GIDs: oneMap()}, usual, func(p *PodFacts, _ *Floor) { p.UIDs[0].Host = 1 }},
+		{"P07", "root left out", PodFacts{UIDs: []IDMapping{{1, 1000, 10}}, GIDs: oneMap()}, usual, func(p *PodFacts, _ *Floor) { p.UIDs[0].Container = 0 }},
+		{"P07", "nothing mapped", PodFacts{UIDs: []IDMapping{{0, 1000, 0}}, GIDs: oneMap()}, usual, func(p *PodFacts, _ *Floor) { p.UIDs[0].Length = 1 }},
+		{"P07", "beyond the last", PodFacts{UIDs: []IDMapping{{0, 1<<32 - 10, 10}}, GIDs: oneMap()}, usual, func(p *PodFacts, _ *Floor) { p.UIDs[0].Length = 9 }},
+		{"P07", "twice inside", PodFacts{UIDs: []IDMapping{{0, 1000, 10}, {9, 2000, 10}}, GIDs: oneMap()}, usual, func(p *PodFacts, _ *Floor) { p.UIDs[1].Container = 10 }},
+		{"P07", "twice outside", PodFacts{UIDs: []IDMapping{{0, 1000, 10}, {10, 1009, 10}}, GIDs: oneMap()}, usual, func(p *PodFacts, _ *Floor) { p.UIDs[1].Host = 1010 }},
 	} {
+		if c.id != "P07" {
+			c.facts.UIDs, c.facts.GIDs = oneMap(), oneMap()
+		}
 		if got := ids(CheckPod(c.facts, c.floor)); !slices.Equal(got, []string{c.id}) {
 			t.Errorf("%s: CheckPod() = %v, want %s", c.name, got, c.id)
 		}
@@ -151,6 +162,8 @@ func TestCheckPod(t *testing.T) {
 		}
 	}
 }
+
+func oneMap() []IDMapping { return []IDMapping{{0, 65536, 65536}} }
 
 func TestDotted(t *testing.T) {
 	for in, want := range map[string]string{

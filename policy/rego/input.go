@@ -73,10 +73,17 @@ type (
 		HostIPC       bool              `json:"hostIPC"`
 		UserNamespace bool              `json:"userNamespace"`
 		SharedPID     bool              `json:"sharedPID"`
+		UIDs          []idMapping       `json:"uidMappings"` // of the user namespace
+		GIDs          []idMapping       `json:"gidMappings"`
 		Privileged    bool              `json:"privileged"`
 		Sysctls       map[string]string `json:"sysctls"`
 		Labels        map[string]string `json:"labels"`
 		Annotations   map[string]string `json:"annotations"`
+	}
+	idMapping struct {
+		Container uint32 `json:"container"`
+		Host      uint32 `json:"host"`
+		Length    uint32 `json:"length"`
 	}
 	container struct {
 		Name        string            `json:"name"`
@@ -104,7 +111,8 @@ func inputOf(act policy.Act, claims []policy.Claim) (ast.Value, error) {
 		in.Image = image{i.Name.String(), i.Name.Host(), i.Name.Repository(), i.Name.Tag(), i.Top.String(), i.Instance.String(), i.ID.String(), i.OS, i.Arch}
 	}
 	if p := act.Pod; p != nil {
-		in.Pod = pod{p.Namespace, p.Name, p.UID, p.Attempt, p.Handler, p.HostNetwork, p.HostPID, p.HostIPC, p.UserNamespace, p.SharedPID, p.Privileged, p.Sysctls, p.Labels, p.Annotations}
+		in.Pod = pod{p.Namespace, p.Name, p.UID, p.Attempt, p.Handler, p.HostNetwork, p.HostPID, p.HostIPC, p.UserNamespace, p.SharedPID,
+			mappings(p.UIDs), mappings(p.GIDs), p.Privileged, p.Sysctls, p.Labels, p.Annotations}
 	}
 	if c := act.Container; c != nil {
 		in.Container = container{c.Name, c.ID, c.Attempt, c.Labels, c.Annotations, c.Privileged, c.Weakenings}
@@ -126,6 +134,13 @@ func inputOf(act policy.Act, claims []policy.Claim) (ast.Value, error) {
 		return nil, fmt.Errorf("read resources: %w", err)
 	}
 	return ast.InterfaceToValue(whole(reflect.ValueOf(in)))
+}
+
+func mappings(in []policy.IDMapping) (out []idMapping) {
+	for _, m := range in {
+		out = append(out, idMapping(m))
+	}
+	return out
 }
 
 func claimOf(c policy.Claim, img *policy.Image) (claim, error) {

@@ -65,7 +65,7 @@ type Defaults struct {
 
 // ResolvedMount is a mount whose source was opened: Source is the path read back from the descriptor.
 // The Nth of Input.Mounts is mounts/N in the runtime bundle. Kinds: host, file (ours: resolv.conf,
-// hostname, hosts), shm, image. A host or image mount at the destination of a file or shm mount of
+// hostname, hosts), shm, sys (the node's /sys, for a pod with a user namespace on the node's network), image. A host or image mount at the destination of a file or shm mount of
 // ours takes its place.
 type ResolvedMount struct {
 	Destination       string      `json:"destination"`

@@ -52,6 +52,13 @@ func usual() Input {
 	}
 }
 
+func idMap(in []IDMapping) (out []baseline.IDMapping) {
+	for _, m := range in {
+		out = append(out, baseline.IDMapping(m))
+	}
+	return out
+}
+
 // facts are what the gate would tell the judge of in.
 func facts(in Input) baseline.Facts {
 	pod := in.Pod.Security
@@ -60,6 +67,7 @@ func facts(in Input) baseline.Facts {
 		Pod: baseline.PodFacts{
 			HostNetwork: pod.Namespaces.Network == NamespaceNode, HostPID: pod.Namespaces.PID == NamespaceNode,
 			HostIPC: pod.Namespaces.IPC == NamespaceNode, HostUsers: pod.Namespaces.User.Mode != NamespacePod, Privileged: pod.Privileged,
+			UIDs: idMap(pod.Namespaces.User.UIDs), GIDs: idMap(pod.Namespaces.User.GIDs),
 		},
 	}
 	for _, m := range in.Mounts {

@@ -53,8 +53,8 @@ func (b *builder) namespaces() error {
 	if pod.User.Mode == NamespacePod {
 		b.userNS = true
 		errs = append(errs, join(specs.UserNamespace, at.User))
-		if pod.Network == NamespaceNode || pod.IPC == NamespaceNode || pod.PID == NamespaceNode || b.in.Container.Security.Privileged {
-			errs = append(errs, errors.New("a pod with a user namespace cannot have the node's namespaces or privileged containers"))
+		if pod.IPC == NamespaceNode || pod.PID == NamespaceNode || b.in.Container.Security.Privileged {
+			errs = append(errs, errors.New("a pod with a user namespace cannot have the node's PIDs or IPC or privileged containers"))
 		}
 	} else {
 		b.must("hostUsers", b.in.Floor.HostUsers, "the node's user namespace")
@@ -93,6 +93,9 @@ func (b *builder) mounts() error {
 		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: append(slices.Clone(sys), "relatime")},
 	}
+	if slices.ContainsFunc(b.in.Mounts, func(m ResolvedMount) bool { return m.Kind == "sys" }) {
+		list = slices.DeleteFunc(list, func(m specs.Mount) bool { return m.Type == "sysfs" })
+	}
 	taken := map[string]bool{}
 	for _, m := range b.in.Mounts {
 		if m.Kind == "host" || m.Kind == "image" {
@@ -111,8 +114,10 @@ func (b *builder) mounts() error {
 		if ours := m.Kind == "file" || m.Kind == "shm"; ours && taken[dest] {
 			continue // the pod brings its own
 		}
-		if list, err = b.place(list, dest); err != nil {
-			return err
+		if m.Kind != "sys" {
+			if list, err = b.place(list, dest); err != nil {
+				return err
+			}
 		}
 		options, err := b.options(m)
 		if err != nil {
@@ -188,6 +193,9 @@ func (b *builder) options(m ResolvedMount) ([]string, error) {
 		options = append(options, "nosuid", "nodev", "noexec")
 	case "shm":
 		options = append(options, "nosuid", "nodev", "noexec")
+	case "sys":
+		readOnly = true
+		options = append(options, "nosuid", "nodev", "noexec")
 	default:
 		return nil, fmt.Errorf("kind %q is unknown", m.Kind)
 	}
@@ -203,8 +211,13 @@ func (b *builder) options(m ResolvedMount) ([]string, error) {
 	default:
 		options = append(options, "rw")
 	}
-	if (m.UIDs != nil || m.GIDs != nil) && !b.userNS {
+	user := b.in.Pod.Security.Namespaces.User
+	switch {
+	case len(m.UIDs)+len(m.GIDs) == 0:
+	case !b.userNS:
 		return nil, errors.New("ID mappings are asked for without a user namespace")
+	case !slices.Equal(m.UIDs, user.UIDs) || !slices.Equal(m.GIDs, user.GIDs):
+		return nil, errors.New("the ID mappings are not those of the pod's user namespace")
 	}
 	return options, nil
 }

@@ -105,8 +105,12 @@ func TestNamespacesThatAreMissing(t *testing.T) {
 		"target not pinned":  func(in *Input) { in.Container.Security.Namespaces.PID = NamespaceTarget },
 		"node's PIDs, alone": func(in *Input) { in.Container.Security.Namespaces.PID = NamespaceNode },
 		"unknown mode":       func(in *Input) { in.Container.Security.Namespaces.PID = "other" },
-		"users and host net": func(in *Input) {
-			in.Pod.Security.Namespaces.User.Mode, in.Namespaces.User, in.Pod.Security.Namespaces.Network = NamespacePod, "/u", NamespaceNode
+		"users and host IPC": func(in *Input) {
+			in.Pod.Security.Namespaces.User.Mode, in.Namespaces.User, in.Pod.Security.Namespaces.IPC = NamespacePod, "/u", NamespaceNode
+		},
+		"other IDs": func(in *Input) {
+			in.Pod.Security.Namespaces.User, in.Namespaces.User = UserNamespace{NamespacePod, []IDMapping{{0, 7, 1}}, []IDMapping{{0, 7, 1}}}, "/u"
+			in.Mounts = append(in.Mounts, ResolvedMount{Destination: "/m", Source: "/m", Kind: "host", UIDs: []IDMapping{{0, 7, 2}}, GIDs: []IDMapping{{0, 7, 1}}})
 		},
 		"seccomp not there":  func(in *Input) { in.Host.Seccomp = false },
 		"SELinux, no labels": func(in *Input) { in.Host.SELinux = true },
