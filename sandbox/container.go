@@ -47,6 +47,7 @@ type Container struct {
 	claimed  atomic.Bool
 	leftover atomic.Bool   // undoing its creation failed and is tried again
 	exited   chan struct{} // closed when the state has become exited
+	told     EventKind     // guarded by pods.events.mu; what subscribers know of
 
 	mu       sync.Mutex              // guards the rest
 	procs    running                 // zero until created
@@ -121,7 +122,9 @@ func (c *Container) Publish() {
 
 func (c *Container) bundle() string { return c.pod.pods.bundleDir(c.id) }
 
+// save writes the record, and then tells subscribers.
 func (c *Container) save() error {
+	defer c.tell()
 	r, part := c.base, *c.base.Ctr
 	c.mu.Lock()
 	defer c.mu.Unlock() // a later status must not be overwritten by an earlier one; tmpfs, 50 us

@@ -146,6 +146,7 @@ func (p *Pods) forget(c *Container) {
 	p.mu.Lock()
 	delete(p.containers, c.id)
 	p.mu.Unlock()
+	c.tell()
 }
 
 // assemble makes the runtime bundle and has the container created. What it has made is undone by
@@ -157,6 +158,9 @@ func (c *Container) assemble(ctx context.Context, grant enforce.Grant, r *Reserv
 			return fmt.Errorf("make bundle: %w", err)
 		}
 	}
+	if err := c.pod.letIn(c.bundle()); err != nil {
+		return err
+	}
 	rootfs, err := s.opt.Images.Mount(ctx, grant)
 	if err != nil {
 		return err
@@ -165,7 +169,11 @@ func (c *Container) assemble(ctx context.Context, grant enforce.Grant, r *Reserv
 		return fmt.Errorf("bind root filesystem: %w", err)
 	}
 	for i, src := range r.sources {
-		if err := src.Bind(c.mountPoint(i)); err != nil {
+		bind := src.Bind
+		if c.sealed.Mounts[i].Kind == "sys" {
+			bind = src.BindAlone // what the node mounts below it is not for pods
+		}
+		if err := bind(c.mountPoint(i)); err != nil {
 			return err
 		}
 	}

@@ -35,6 +35,7 @@ type Pod struct {
 	sealed  string         // constant
 	audit   uint64         // constant; sequence of the admission
 	slot    slot           // held by the lifecycle operation that runs
+	told    EventKind      // guarded by pods.events.mu; what subscribers know of
 	status  atomic.Pointer[PodStatus]
 	claimed atomic.Bool
 
@@ -87,6 +88,7 @@ func (p *Pod) save() error { return p.set(func(*PodStatus) {}) }
 
 // set swaps the status and writes it down; the network and the first process report at the same time.
 func (p *Pod) set(change func(*PodStatus)) error {
+	defer p.tell()
 	p.mu.Lock()
 	defer p.mu.Unlock() // over a write to a tmpfs, 50 us; readers take no lock
 	st := p.Status()
@@ -299,6 +301,7 @@ func (p *Pod) Remove(ctx context.Context) error {
 	p.pods.mu.Lock()
 	delete(p.pods.pods, p.id)
 	p.pods.mu.Unlock()
+	p.tell()
 	p.pods.freePodKey(p.key)
 	return nil
 }

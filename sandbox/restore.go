@@ -198,6 +198,12 @@ func (p *Pods) prepare(boot string) error {
 			return err
 		}
 	}
+	// A pod's root walks through these to its own directory, whose name it cannot find out (letIn).
+	for _, dir := range []string{"", "pods", "containers"} {
+		if err := os.Chmod(filepath.Join(p.opt.Root, dir), 0o711); err != nil {
+			return err
+		}
+	}
 	if err := durable.Replace(here, []byte(boot+"\n"), 0o600); err != nil {
 		return err
 	}
@@ -286,6 +292,7 @@ func (p *Pods) restorePod(ctx context.Context, k key, r record) error {
 	p.mu.Lock()
 	p.pods[pod.id], p.podKeys[k] = pod, pod
 	p.mu.Unlock()
+	pod.tell() // nobody listens yet: what came before is not told
 	return nil
 }
 
@@ -332,6 +339,7 @@ func (p *Pods) restoreContainer(ctx context.Context, k key, r record) error {
 	p.mu.Lock()
 	p.containers[c.id], p.ctrKeys[k] = c, c
 	p.mu.Unlock()
+	c.tell()
 	if r.State == Exited {
 		close(c.exited)
 	} else {

@@ -88,6 +88,8 @@ type Pods struct {
 	podReserved map[string]*PodReservation // by ID; guarded
 	ctrReserved map[string]*Reservation    // by ID; guarded
 	restored    bool                       // guarded
+
+	events events // has its own lock
 }
 
 // New wires Pods. It does no I/O and starts nothing; Restore comes before anything else.
