@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -60,6 +61,9 @@ func (s *Store) end(id string) {
 	s.uses.mu.Lock()
 	defer s.uses.mu.Unlock()
 	delete(s.uses.of, id)
+	s.usage.mu.Lock()
+	defer s.usage.mu.Unlock()
+	delete(s.usage.of, id)
 }
 
 // Mount makes the read-write layer of the container that g is about, over the judged image, mounts it
@@ -115,6 +119,9 @@ func (s *Store) mount(id string, g enforce.Grant) (string, error) {
 		}
 		return s.mountRootfs(dir, chains, spec)
 	}()
+	if err == nil && fresh {
+		s.note(id, Usage{Inodes: 1, At: time.Now()}) // an empty directory
+	}
 	if err != nil && fresh {
 		err = errors.Join(err, s.release(id))
 	}

@@ -69,6 +69,7 @@ type Store struct {
 	pulls      pullCount            // has its own lock
 	recordMu   sync.Mutex           // serialises writing and removing records; held over disk
 	uses       uses                 // has its own lock
+	usage      usage                // has its own lock
 	rootfs     sync.Map             // container ID -> *sync.Mutex; held over mount and unmount of one container
 }
 
