@@ -9,11 +9,12 @@ import (
 
 // Image, Evidence and their parts are the policy room's; named here so that a caller needs one import.
 type (
-	Image    = policy.Image
-	Evidence = policy.Evidence
-	Bundle   = policy.Bundle
-	Simple   = policy.Simple
-	Pod      = policy.Pod
+	Image     = policy.Image
+	Evidence  = policy.Evidence
+	Bundle    = policy.Bundle
+	Simple    = policy.Simple
+	Pod       = policy.Pod
+	IDMapping = policy.IDMapping
 
 	Container = policy.Container
 	Exec      = policy.Exec

@@ -28,6 +28,9 @@ func (p *Pod) makeFiles() error {
 			return fmt.Errorf("make pod directory: %w", err)
 		}
 	}
+	if err := p.letIn(p.dir()); err != nil {
+		return err
+	}
 	resolv, err := resolvConf(p.cfg.DNS)
 	if err != nil {
 		return err
@@ -43,6 +46,12 @@ func (p *Pod) makeFiles() error {
 	if err := durable.Replace(p.hostnamePath(), []byte(hostname+"\n"), 0o644); err != nil {
 		return err
 	}
+	uid, gid := p.root()
+	for _, path := range []string{p.resolvPath(), p.hostnamePath()} {
+		if err := os.Chown(path, uid, gid); err != nil {
+			return fmt.Errorf("give file to the pod: %w", err)
+		}
+	}
 	if p.cfg.Security.Namespaces.IPC == spec.NamespaceNode {
 		return nil // the node's /dev/shm
 	}
@@ -50,7 +59,7 @@ func (p *Pod) makeFiles() error {
 		return fmt.Errorf("make shm: %w", err)
 	}
 	flags := uintptr(unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC)
-	if err := unix.Mount("shm", p.shmPath(), "tmpfs", flags, "mode=1777,size="+shmSize); err != nil {
+	if err := unix.Mount("shm", p.shmPath(), "tmpfs", flags, fmt.Sprintf("mode=1777,size=%s,uid=%d,gid=%d", shmSize, uid, gid)); err != nil {
 		return fmt.Errorf("mount shm: %w", err)
 	}
 	return nil

@@ -42,6 +42,9 @@ func (p *Pod) startInit(ctx context.Context, grant enforce.Grant) error {
 	}
 	bundle := p.initBundle()
 	rootfs := filepath.Join(bundle, "rootfs")
+	if err := os.Mkdir(bundle, 0o755); err != nil { // the pod's own directory is closed
+		return fmt.Errorf("start first process: %w", err)
+	}
 	for _, dir := range []string{"proc", "dev"} { // mount points; the rest of it stays empty
 		if err := os.MkdirAll(filepath.Join(rootfs, dir), 0o755); err != nil {
 			return fmt.Errorf("start first process: %w", err)

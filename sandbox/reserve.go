@@ -113,6 +113,9 @@ func (r *Reservation) open() error {
 		{Destination: "/etc/resolv.conf", Source: r.pod.resolvPath(), Kind: "file", ReadOnly: r.cfg.Security.ReadOnlyRootfs},
 		{Destination: "/etc/hostname", Source: r.pod.hostnamePath(), Kind: "file", ReadOnly: r.cfg.Security.ReadOnlyRootfs},
 	}
+	if ns := r.pod.cfg.Security.Namespaces; ns.User.Mode == spec.NamespacePod && ns.Network == spec.NamespaceNode {
+		ours = append(ours, spec.ResolvedMount{Destination: "/sys", Source: "/sys", Kind: "sys", ReadOnly: true})
+	}
 	for _, m := range ours {
 		if taken[m.Destination] {
 			continue

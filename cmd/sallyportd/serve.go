@@ -170,6 +170,7 @@ func (d *daemon) openPods(ctx context.Context) (*cri.Server, error) {
 	if err := d.pods.Restore(ctx); err != nil {
 		return nil, fmt.Errorf("restore pods: %w", err)
 	}
+	d.proveUserNamespaces(ctx, facts)
 	return cri.New(cri.Options{
 		Version: version, Gate: d.gate, Images: d.images, Pods: d.pods, Host: host, Device: statDevice, Stats: reader, InitHash: initHash,
 		Defaults:      spec.Defaults{CgroupParent: d.c.Runtime.Parent, PidsLimit: d.c.Limits.Pids, AppArmorProfile: d.c.Runtime.AppArmor},
@@ -275,11 +276,10 @@ func (d *daemon) record(ctx context.Context, outcome string, detail map[string]s
 	return d.gate.Record(ctx, audit.Event{Type: "daemon", Outcome: outcome, Source: d.c.Policy.Source, Detail: all})
 }
 
-// handlers shows what each runtime can do. None says user namespaces yet: a container in one needs
-// ID-mapped layers, which the image store does not mount.
+// handlers shows what each runtime can do here.
 func handlers(h map[string]config.Handler, facts map[string]sandbox.RuntimeFacts) (out []cri.Handler) {
 	for name := range h {
-		out = append(out, cri.Handler{Name: name, RecursiveReadOnly: facts[name].RRO})
+		out = append(out, cri.Handler{Name: name, RecursiveReadOnly: facts[name].RRO, UserNamespaces: facts[name].IDMap})
 	}
 	return out
 }

@@ -203,9 +203,16 @@ func podFacts(cfg spec.PodConfig) enforce.Pod {
 	return enforce.Pod{
 		Namespace: cfg.Namespace, Name: cfg.Name, UID: cfg.UID, Attempt: cfg.Attempt, Handler: cfg.Handler,
 		HostNetwork: ns.Network == spec.NamespaceNode, HostPID: ns.PID == spec.NamespaceNode, HostIPC: ns.IPC == spec.NamespaceNode,
-		UserNamespace: ns.User.Mode == spec.NamespacePod, SharedPID: ns.PID == spec.NamespacePod, Privileged: cfg.Security.Privileged,
+		UserNamespace: ns.User.Mode == spec.NamespacePod, UIDs: mappingFacts(ns.User.UIDs), GIDs: mappingFacts(ns.User.GIDs), SharedPID: ns.PID == spec.NamespacePod, Privileged: cfg.Security.Privileged,
 		Sysctls: maps.Clone(cfg.Sysctls), Labels: maps.Clone(cfg.Labels), Annotations: maps.Clone(cfg.Annotations),
 	}
+}
+
+func mappingFacts(in []spec.IDMapping) (out []enforce.IDMapping) {
+	for _, m := range in {
+		out = append(out, enforce.IDMapping(m))
+	}
+	return out
 }
 
 func podStatusOut(pod *sandbox.Pod) *v1.PodSandboxStatus {

@@ -105,7 +105,12 @@ func (s *Source) Close() {
 
 // Bind mounts the source, with all that is mounted below it, on target, which it makes. The mount
 // belongs to the peer group of its source, so that propagation works as the spec asks.
-func (s *Source) Bind(target string) error {
+func (s *Source) Bind(target string) error { return s.bind(target, unix.AT_RECURSIVE) }
+
+// BindAlone is Bind without what is mounted below the source.
+func (s *Source) BindAlone(target string) error { return s.bind(target, 0) }
+
+func (s *Source) bind(target string, flags uint) error {
 	f := s.f
 	for _, name := range s.missing {
 		child, err := makeDir(f, name)
@@ -123,7 +128,7 @@ func (s *Source) Bind(target string) error {
 	if err := makeTarget(target, s.dir); err != nil {
 		return fmt.Errorf("mount %s: %w", s.path, err)
 	}
-	tree, err := unix.OpenTree(int(f.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH|unix.AT_RECURSIVE)
+	tree, err := unix.OpenTree(int(f.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH|flags)
 	if err != nil {
 		return fmt.Errorf("mount %s: open tree: %w", s.path, err)
 	}
