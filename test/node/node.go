@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -150,27 +151,34 @@ func (n *Node) StartDaemon(ctx context.Context) error {
 }
 
 func (n *Node) dial(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	// gRPC waits a second after a refused connection; so wait for the socket first.
+	for {
+		c, err := net.Dial("unix", n.Socket)
+		if err == nil {
+			c.Close()
+			break
+		}
+		var st syscall.WaitStatus
+		if pid, _ := syscall.Wait4(n.Daemon.Process.Pid, &st, syscall.WNOHANG, nil); pid == n.Daemon.Process.Pid {
+			return fmt.Errorf("the daemon ended with status %d; its log ends:\n%s", st.ExitStatus(), n.LogTail(20))
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("the daemon does not listen: %w; its log ends:\n%s", err, n.LogTail(20))
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
 	conn, err := grpc.NewClient("unix://"+n.Socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(16<<20)))
 	if err != nil {
 		return err
 	}
 	n.conn, n.Runtime, n.Images = conn, cri.NewRuntimeServiceClient(conn), cri.NewImageServiceClient(conn)
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
-	defer cancel()
-	for {
-		if _, err = n.Runtime.Version(ctx, &cri.VersionRequest{}); err == nil {
-			return nil
-		}
-		if ctx.Err() != nil {
-			return fmt.Errorf("the daemon does not answer: %w; its log ends:\n%s", err, n.LogTail(20))
-		}
-		var st syscall.WaitStatus
-		if pid, _ := syscall.Wait4(n.Daemon.Process.Pid, &st, syscall.WNOHANG, nil); pid == n.Daemon.Process.Pid {
-			return fmt.Errorf("the daemon ended with status %d; its log ends:\n%s", st.ExitStatus(), n.LogTail(20))
-		}
-		time.Sleep(2 * time.Millisecond)
+	if _, err := n.Runtime.Version(ctx, &cri.VersionRequest{}); err != nil {
+		return fmt.Errorf("the daemon does not answer: %w; its log ends:\n%s", err, n.LogTail(20))
 	}
+	return nil
 }
 
 // Reload makes the daemon read its policy again and waits until the node policy in force is another
