@@ -12,15 +12,15 @@ import (
 )
 
 // Size is a terminal's, in characters.
-type Size struct{ Width, Height uint16 }
+type Size = struct{ Width, Height uint16 }
 
 // Streams are a client's ends of a process's streams; nil is none. They stay the caller's, who closes
 // them when Exec or Attach has returned: a read that hangs ends only then.
 type Streams struct {
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
-	Terminal       bool // Exec: as the process that was judged has it
-	Resize         <-chan Size
+	Terminal       bool        // Exec: as the process that was judged has it
+	Resize         <-chan Size // nil: none come; closed by the caller in the end
 }
 
 // Exec runs the admitted command in the running container with a client's streams, and gives its exit
@@ -36,11 +36,9 @@ func (c *Container) Exec(ctx context.Context, adm enforce.ExecAdmission, s Strea
 	}
 	ctx, end := c.untilClose(ctx)
 	defer end()
-	sizes := make(chan ociruntime.Size)
-	defer forward(s.Resize, sizes, func(z Size) ociruntime.Size { return ociruntime.Size(z) })()
 	return c.runtime.ExecStream(ctx, ociruntime.Exec{
 		ID: c.id, Process: []byte(grant.Spec()), PidFile: filepath.Join(c.pod.pods.opt.Root, "exec", newID()),
-	}, ociruntime.Streams{Stdin: s.Stdin, Stdout: s.Stdout, Stderr: s.Stderr, Terminal: s.Terminal, Resize: sizes})
+	}, ociruntime.Streams{Stdin: s.Stdin, Stdout: s.Stdout, Stderr: s.Stderr, Terminal: s.Terminal, Resize: s.Resize})
 }
 
 // Attach connects a client to the container's first process until its output or ctx ends; the container
@@ -56,9 +54,7 @@ func (c *Container) Attach(ctx context.Context, adm enforce.AttachAdmission, s S
 	}
 	ctx, end := c.untilClose(ctx)
 	defer end()
-	sizes := make(chan monitor.Size)
-	defer forward(s.Resize, sizes, func(z Size) monitor.Size { return monitor.Size(z) })()
-	m := monitor.Streams{Stdout: s.Stdout, Stderr: s.Stderr, Resize: sizes}
+	m := monitor.Streams{Stdout: s.Stdout, Stderr: s.Stderr, Resize: s.Resize}
 	if c.cfg.Stdin {
 		m.Stdin, m.Leave = s.Stdin, !c.cfg.StdinOnce && !c.cfg.TTY
 	}
@@ -86,34 +82,5 @@ func (c *Container) untilClose(ctx context.Context) (context.Context, func()) {
 	return ctx, func() {
 		stop()
 		cancel(nil)
-	}
-}
-
-// forward passes sizes on in the words of another room, until the returned function is called, which
-// closes to.
-func forward[T any](from <-chan Size, to chan<- T, as func(Size) T) (stop func()) {
-	done, ended := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(ended)
-		defer close(to)
-		for {
-			select {
-			case <-done:
-				return
-			case size, ok := <-from:
-				if !ok {
-					return
-				}
-				select {
-				case to <- as(size):
-				case <-done:
-					return
-				}
-			}
-		}
-	}()
-	return func() {
-		close(done)
-		<-ended
 	}
 }

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
 	"runtime"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,8 +21,11 @@ import (
 // ErrPort means that the port was not judged.
 var ErrPort = errors.New("port was not admitted")
 
-// dialWait is how long a connection inside a pod may take: both ends are on this node.
-const dialWait = 10 * time.Second
+const (
+	dialWait = 10 * time.Second // for a connection inside a pod: both ends are on this node
+	silence  = time.Minute      // of the pod, after the client has ended its input
+	halfOpen = time.Second      // for the client's last bytes, after the pod has closed
+)
 
 // Forward reaches the admitted ports of a pod. It may be used concurrently.
 type Forward struct {
@@ -43,33 +48,68 @@ func (p *Pod) PortForward(adm enforce.PortForwardAdmission) (*Forward, error) {
 	return &Forward{pod: p, ports: grant.Ports()}, nil
 }
 
-// Dial connects to an admitted port on the pod's own loopback, IPv4 and then IPv6. The caller closes the
-// connection.
-func (f *Forward) Dial(ctx context.Context, port uint16) (net.Conn, error) {
+// Moved is how many bytes a connection carried.
+type Moved struct{ In, Out int64 } // to the pod, from the pod
+
+// Serve connects a client to an admitted port on the pod's own loopback, IPv4 or else IPv6, and copies
+// both ways until the pod closes the connection or ctx ends. A client that has ended its input still gets
+// the answer. client stays the caller's: a read or write of it that hangs is left behind.
+func (f *Forward) Serve(ctx context.Context, port uint16, client io.ReadWriter) (Moved, error) {
+	conn, err := f.dial(ctx, port)
+	if err != nil {
+		return Moved{}, fmt.Errorf("port-forward to pod %s: %w", f.pod.id, err)
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	var in, out counter
+	sent := make(chan struct{})
+	go func() {
+		io.Copy(io.MultiWriter(conn, &in), struct{ io.Reader }{client})
+		conn.CloseWrite()
+		close(sent)
+		for last := int64(-1); out.Load() != last; time.Sleep(silence) { // the pod may never close
+			last = out.Load()
+		}
+		conn.Close()
+	}()
+	io.Copy(io.MultiWriter(client, &out), struct{ io.Reader }{conn})
+	select {
+	case <-sent:
+	case <-ctx.Done():
+	case <-time.After(halfOpen):
+	}
+	return Moved{In: in.Load(), Out: out.Load()}, nil
+}
+
+type counter struct{ atomic.Int64 }
+
+func (c *counter) Write(p []byte) (int, error) {
+	c.Add(int64(len(p)))
+	return len(p), nil
+}
+
+func (f *Forward) dial(ctx context.Context, port uint16) (conn *net.TCPConn, err error) {
 	if !slices.Contains(f.ports, port) {
-		return nil, fmt.Errorf("port-forward to pod %s: %d: %w", f.pod.id, port, ErrPort)
+		return nil, fmt.Errorf("%d: %w", port, ErrPort)
 	}
 	if f.pod.Status().State != Ready {
-		return nil, fmt.Errorf("port-forward to pod %s: %w", f.pod.id, ErrNotReady)
+		return nil, ErrNotReady
 	}
 	ctx, cancel := context.WithTimeout(ctx, dialWait)
 	defer cancel()
-	var conn net.Conn
-	err := inNetwork(f.pod.NetNS(), func() (err error) {
+	err = inNetwork(f.pod.NetNS(), func() error {
 		var errs []error
 		for _, ip := range []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback()} {
-			var d net.Dialer
-			if conn, err = d.DialContext(ctx, "tcp", netip.AddrPortFrom(ip, port).String()); err == nil {
+			c, err := new(net.Dialer).DialContext(ctx, "tcp", netip.AddrPortFrom(ip, port).String())
+			if err == nil {
+				conn = c.(*net.TCPConn)
 				return nil
 			}
 			errs = append(errs, err)
 		}
 		return errors.Join(errs...)
 	})
-	if err != nil {
-		return nil, fmt.Errorf("port-forward to pod %s: %w", f.pod.id, err)
-	}
-	return conn, nil
+	return conn, err
 }
 
 // inNetwork calls do on a thread in the network namespace pinned at path; "" is the daemon's own. do must

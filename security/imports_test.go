@@ -38,7 +38,7 @@ var rooms = map[string][]string{
 	"sandbox/stream":              {},
 	"internal/config":             {},
 	"internal/telemetry":          {},
-	"internal/cri":                {"enforce", "image", "image/ref", "sandbox", "sandbox/spec", "sandbox/stats"},
+	"internal/cri":                {"enforce", "image", "image/ref", "sandbox", "sandbox/spec", "sandbox/stats", "sandbox/stream"},
 	"internal/admin":              {"enforce", "image", "sandbox", "audit"},
 	"cmd/sallyportd":              {"*"},
 	"cmd/sallyport-init":          {},

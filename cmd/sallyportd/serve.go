@@ -29,6 +29,7 @@ import (
 	"sallyport/sandbox/network"
 	"sallyport/sandbox/spec"
 	"sallyport/sandbox/stats"
+	"sallyport/sandbox/stream"
 )
 
 // daemon is the rooms of one run, in the order in which they are opened.
@@ -41,6 +42,7 @@ type daemon struct {
 	images  *image.Store
 	cni     *network.CNI
 	pods    *sandbox.Pods
+	streams *stream.Server
 	figures *telemetry.Metrics
 }
 
@@ -171,8 +173,10 @@ func (d *daemon) openPods(ctx context.Context) (*cri.Server, error) {
 		return nil, fmt.Errorf("restore pods: %w", err)
 	}
 	d.proveUserNamespaces(ctx, facts)
+	st := d.c.Streams
+	d.streams = stream.New(stream.Options{Address: st.Address, Certificate: st.Cert, Key: st.Key, Idle: st.Idle, Log: d.log})
 	return cri.New(cri.Options{
-		Version: version, Gate: d.gate, Images: d.images, Pods: d.pods, Host: host, Device: statDevice, Stats: reader, InitHash: initHash,
+		Version: version, Gate: d.gate, Images: d.images, Pods: d.pods, Host: host, Device: statDevice, Stats: reader, Streams: d.streams, InitHash: initHash,
 		Defaults:      spec.Defaults{CgroupParent: d.c.Runtime.Parent, PidsLimit: d.c.Limits.Pids, AppArmorProfile: d.c.Runtime.AppArmor},
 		Handlers:      handlers(d.c.Runtime.Handlers, facts),
 		Default:       d.c.Runtime.Default,
@@ -222,12 +226,18 @@ func (d *daemon) run(ctx context.Context, server *cri.Server) error {
 	if err != nil {
 		return d.refused(ctx, err)
 	}
+	sl, err := d.streams.Listen()
+	if err != nil {
+		l.Close()
+		return d.refused(ctx, err)
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.gate.Run(ctx) })
 	g.Go(func() error { return d.cni.Run(ctx) })
 	g.Go(func() error { return d.pods.Tend(ctx) })
 	g.Go(func() error { return d.reloadOnHangup(ctx) })
 	g.Go(func() error { return d.figures.Serve(ctx, d.c.Metrics.Address) })
+	g.Go(func() error { return d.streams.Serve(ctx, sl) })
 	g.Go(func() error { return server.Serve(ctx, l) })
 	d.log.Info("serving CRI v1", "socket", d.c.CRI.Socket, "version", version)
 	notify("READY=1")

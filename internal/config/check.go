@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -73,6 +74,20 @@ var checks = []check{
 		}
 		return "", ""
 	}},
+	{"streaming.address", streaming},
+	{"streaming.tls_cert", func(c Config) (string, string) {
+		if (c.Streams.Cert == "") != (c.Streams.Key == "") {
+			return "a certificate without a key, or a key without a certificate", "set tls_cert and tls_key, or neither"
+		}
+		return absoluteOrEmpty(c.Streams.Cert)
+	}},
+	{"streaming.tls_key", func(c Config) (string, string) { return absoluteOrEmpty(c.Streams.Key) }},
+	{"streaming.idle_timeout", func(c Config) (string, string) {
+		if c.Streams.Idle <= 0 {
+			return "no time", "write a duration such as \"4h\""
+		}
+		return "", ""
+	}},
 	{"image.registries_conf", func(c Config) (string, string) { return absoluteOrEmpty(c.Image.RegistriesConf) }},
 	{"image.auth_file", func(c Config) (string, string) { return absoluteOrEmpty(c.Image.AuthFile) }},
 	{"limits.pids", func(c Config) (string, string) {
@@ -139,6 +154,18 @@ func Resolve(c Config) (Config, []Problem) {
 	c.Runtime.Init = program("runtime.init", c.InitPath(), "sallyport-init")
 	slices.SortFunc(problems, func(a, b Problem) int { return strings.Compare(a.Field, b.Field) })
 	return c, problems
+}
+
+// streaming: a URL is the whole right to a command's streams, and must not cross a network in the clear.
+func streaming(c Config) (found, fix string) {
+	at, err := netip.ParseAddrPort(c.Streams.Address)
+	switch {
+	case err != nil || at.Addr().IsUnspecified():
+		return fmt.Sprintf("%q", c.Streams.Address), "write an address and a port, for example 127.0.0.1:0"
+	case !at.Addr().IsLoopback() && c.Streams.Cert == "":
+		return fmt.Sprintf("%q is not loopback and there is no certificate", c.Streams.Address), "use 127.0.0.1:0, or set tls_cert and tls_key"
+	}
+	return "", ""
 }
 
 func handlers(c Config) (found, fix string) {

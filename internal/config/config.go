@@ -26,6 +26,7 @@ type Config struct {
 	Policy  Policy  `toml:"policy" doc:"Where permission comes from. Without a policy everything is denied."`
 	Runtime Runtime `toml:"runtime" doc:"OCI runtimes, monitor and first process."`
 	Network Network `toml:"network" doc:"Pod networks (CNI)."`
+	Streams Streams `toml:"streaming" doc:"Exec, attach and port-forward. The kubelet and crictl connect to a URL that works once."`
 	Image   Image   `toml:"image" doc:"Registries and the image store."`
 	Limits  Limits  `toml:"limits" doc:"Bounds that hold for every container."`
 	Timeout Timeout `toml:"timeout" doc:"Deadlines of each stage; a stage that has none could hang for ever."`
@@ -73,6 +74,14 @@ type Network struct {
 	BinDirs []string `toml:"bin_dirs" doc:"Directories of CNI plugins."`
 }
 
+// Streams is the server of exec, attach and port-forward.
+type Streams struct {
+	Address string        `toml:"address" doc:"IP address and port to listen on; port 0 takes a free one. Beyond loopback only with a certificate."`
+	Cert    string        `toml:"tls_cert" doc:"PEM file with certificate and chain. Empty: no TLS."`
+	Key     string        `toml:"tls_key" doc:"PEM file with the certificate's key."`
+	Idle    time.Duration `toml:"idle_timeout" doc:"A connection on which nothing moves for so long is closed, and its command with it."`
+}
+
 // Image is the image store's set-up.
 type Image struct {
 	RegistriesConf string   `toml:"registries_conf" doc:"containers-registries.conf(5): mirrors, blocked and insecure registries. It need not exist."`
@@ -114,6 +123,7 @@ func Default() Config {
 			Parent:   "/sallyport",
 		},
 		Network: Network{ConfDir: "/etc/cni/net.d", BinDirs: []string{"/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni"}},
+		Streams: Streams{Address: "127.0.0.1:0", Idle: 4 * time.Hour},
 		Image:   Image{RegistriesConf: "/etc/containers/registries.conf", AuthFile: "/etc/sallyport/auth.json", Pinned: []string{}},
 		Limits:  Limits{Pids: 4096, LogSize: 1 << 30},
 		Timeout: Timeout{Create: 4 * time.Minute, Pull: 30 * time.Minute, Network: 90 * time.Second, Runtime: 2 * time.Minute},
@@ -137,6 +147,9 @@ func (c Config) ControlPaths() []string {
 	paths := []string{c.Root, c.State, c.CRI.Socket, c.Policy.Dir, filepath.Dir(Path)}
 	if c.Image.AuthFile != "" {
 		paths = append(paths, c.Image.AuthFile)
+	}
+	if c.Streams.Key != "" {
+		paths = append(paths, c.Streams.Key)
 	}
 	return paths
 }

@@ -18,6 +18,7 @@ import (
 	"sallyport/sandbox"
 	"sallyport/sandbox/spec"
 	"sallyport/sandbox/stats"
+	"sallyport/sandbox/stream"
 )
 
 // maxMessageBytes bounds a request and a response (kubelet: maxMsgSize of its CRI client, 16 MiB).
@@ -43,6 +44,7 @@ type Options struct {
 	Device        func(path string) (spec.HostDevice, error) // looks at a device node of the host
 	NetworkStatus func(context.Context) error                // nil: pods can get a network
 	Stats         *stats.Reader
+	Streams       *stream.Server
 	InitHash      string // sha256 of sallyport-init, hexadecimal
 	Defaults      spec.Defaults
 	Handlers      []Handler
@@ -69,8 +71,8 @@ type Server struct {
 
 // New wires a server; Serve runs it.
 func New(o Options) (*Server, error) {
-	if o.Gate == nil || o.Images == nil || o.Pods == nil || o.Log == nil {
-		return nil, errors.New("make CRI server: gate, images, pods or log is missing")
+	if o.Gate == nil || o.Images == nil || o.Pods == nil || o.Streams == nil || o.Log == nil {
+		return nil, errors.New("make CRI server: gate, images, pods, streams or log is missing")
 	}
 	s := &Server{o: o}
 	s.pulls = newFlights[string](o.PullTimeout, nil)

@@ -76,7 +76,7 @@ func New(o Options) *Server {
 type Terminal struct{ Stdin, Stdout, Stderr, TTY bool }
 
 // Size is a terminal's, in characters.
-type Size struct{ Width, Height uint16 }
+type Size = struct{ Width, Height uint16 }
 
 // IO is a client's streams; those that were not asked for are nil. All end when the function that they
 // were given to returns.

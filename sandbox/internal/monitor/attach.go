@@ -32,7 +32,7 @@ type Streams struct {
 }
 
 // Size is a terminal's, in characters.
-type Size struct{ Width, Height uint16 }
+type Size = struct{ Width, Height uint16 }
 
 // Attach connects a client to the first process of the bundle's container through its conmon, and
 // returns when the container's output ends, or ctx does. The container goes on either way. conmon closes

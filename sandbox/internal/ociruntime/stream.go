@@ -20,7 +20,7 @@ const (
 )
 
 // Size is a terminal's, in characters.
-type Size struct{ Width, Height uint16 }
+type Size = struct{ Width, Height uint16 }
 
 // Streams are a client's ends of a command's streams; nil is none. They stay the caller's: a read or a
 // write that hangs is left behind, and ends when the caller closes the connection.
