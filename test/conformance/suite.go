@@ -40,7 +40,7 @@ func (s spec) name() string {
 }
 
 // suite runs critest, prints a line for each failed and each skipped spec and the figures, and returns
-// how many specs failed.
+// how many specs failed that were not expected to.
 func suite(ctx context.Context, o options, n *node.Node) (int, error) {
 	dir := n.Path("critest")
 	if o.out != "" {
@@ -86,35 +86,68 @@ func suite(ctx context.Context, o options, n *node.Node) (int, error) {
 	return tell(reports), nil
 }
 
-// tell prints what the reports say. Specs that focus and skip left out are not counted.
-func tell(reports []report) (failed int) {
-	var passed, skipped int
-	var lines []string
+// tally is what the reports say. Specs that focus and skip left out are not counted.
+type tally struct {
+	passed, failed, skipped int
+	unexpected              int // failed without being expected to
+	lines                   []string
+}
+
+// tell prints what the reports say and returns how many specs failed that are not in expected.txt.
+func tell(reports []report) int {
+	t := count(reports, expectations(expected))
+	slices.Sort(t.lines)
+	for _, l := range t.lines {
+		fmt.Println(l)
+	}
+	fmt.Printf("critest: ran %d, passed %d, failed %d (expected %d), skipped %d\n",
+		t.passed+t.failed, t.passed, t.failed, t.failed-t.unexpected, t.skipped)
+	return t.unexpected
+}
+
+func count(reports []report, expected map[string]string) (t tally) {
 	for _, r := range reports {
 		for _, s := range r.SpecReports {
-			reason := reason(s.Failure.Message)
+			name, reason := s.name(), reason(s.Failure.Message)
+			because, foreseen := expected[name]
 			switch {
-			case s.State == "passed":
-				if s.LeafNodeType == "It" {
-					passed++
+			case s.State == "passed" && s.LeafNodeType == "It":
+				t.passed++
+				if foreseen {
+					t.say("PASS (expected to fail: %s) %s", because, name)
 				}
-			case s.State == "pending" || s.State == "skipped" && reason == "":
+			case s.State == "passed", s.State == "pending", s.State == "skipped" && reason == "":
 			case s.State == "skipped":
-				skipped++
-				lines = append(lines, fmt.Sprintf("SKIP %s: %s", s.name(), reason))
+				t.skipped++
+				t.say("SKIP %s: %s", name, reason)
+			case foreseen:
+				t.failed++
+				t.say("FAIL (expected: %s) %s: %s", because, name, reason)
 			default:
-				failed++
+				t.failed++
+				t.unexpected++
 				at := fmt.Sprintf("%s:%d", filepath.Base(s.Failure.Location.FileName), s.Failure.Location.LineNumber)
-				lines = append(lines, fmt.Sprintf("FAIL %s: %s (%s, %s after %s)", s.name(), reason, s.State, at, s.RunTime.Round(time.Millisecond)))
+				t.say("FAIL %s: %s (%s, %s after %s)", name, reason, s.State, at, s.RunTime.Round(time.Millisecond))
 			}
 		}
 	}
-	slices.Sort(lines)
-	for _, l := range lines {
-		fmt.Println(l)
+	return t
+}
+
+func (t *tally) say(format string, args ...any) {
+	t.lines = append(t.lines, fmt.Sprintf(format, args...))
+}
+
+// expectations are the lines of expected.txt: the reason by the spec's name.
+func expectations(text string) map[string]string {
+	out := map[string]string{}
+	for line := range strings.Lines(text) {
+		name, because, ok := strings.Cut(strings.TrimSpace(line), " | ")
+		if ok && !strings.HasPrefix(name, "#") {
+			out[name] = because
+		}
 	}
-	fmt.Printf("critest: ran %d, passed %d, failed %d, skipped %d\n", passed+failed, passed, failed, skipped)
-	return failed
+	return out
 }
 
 // reason is the decisive part of a failure: what a gRPC status says, where there is one.
