@@ -112,7 +112,7 @@ type layers struct {
 func (g *Gate) layersFor(namespace string) layers {
 	p := g.policies.Load()
 	l := layers{namespace: namespace, node: p.Node}
-	if namespace != "" && p.For != nil {
+	if p.For != nil && (namespace != "" || p.Node == nil) { // without a node policy For says why there is none
 		l.ns, l.refused = p.For(namespace)
 	}
 	h := sha256.New()

@@ -278,6 +278,19 @@ func TestPullWithoutNamespace(t *testing.T) {
 	rule(t, err, "unlisted")
 }
 
+// Where there is no node policy because it is broken, a pull without a namespace is told that, and not
+// to install what is there.
+func TestBrokenPolicyIsNamedToAll(t *testing.T) {
+	g, _ := enforcetest.With(t, enforce.Policies{For: func(string) (*policy.Layer, *policy.Hit) {
+		return nil, &policy.Hit{Layer: "node", Rule: "policy-broken", Msg: "requirements.yaml: line 3"}
+	}})
+	img, ev := image(t)
+	for _, namespace := range []string{"", "shop"} {
+		_, err := g.AdmitPull(t.Context(), enforce.PullRequest{Namespace: namespace, Image: img, Evidence: ev})
+		rule(t, err, "policy-broken")
+	}
+}
+
 func TestPodFloor(t *testing.T) {
 	g := gate(t)
 	pod := func(change func(*policy.Pod)) error {
