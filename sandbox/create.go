@@ -198,7 +198,7 @@ func (c *Container) assemble(ctx context.Context, grant enforce.Grant, r *Reserv
 	c.mu.Lock()
 	c.procs = running{Monitor: procs.Monitor, Container: procs.Container}
 	c.mu.Unlock()
-	return nil
+	return c.ownPipes(procs.Container)
 }
 
 func stdin(open, once bool) monitor.StdinMode {

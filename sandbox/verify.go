@@ -32,6 +32,7 @@ type expectation struct {
 	label           string // SELinux, or "" for none
 	profile         string // AppArmor
 	root            bool   // may be the node's root
+	uid, gid        uint32 // in the pod's user namespace
 }
 
 // expect reads a judged spec. A spec without a process is an error.
@@ -45,6 +46,7 @@ func expect(data []byte) (expectation, error) {
 	}
 	e := expectation{Cgroup: s.Linux.CgroupsPath, Terminal: s.Process.Terminal,
 		noNewPrivileges: s.Process.NoNewPrivileges, label: s.Process.SelinuxLabel, profile: s.Process.ApparmorProfile}
+	e.uid, e.gid = s.Process.User.UID, s.Process.User.GID
 	e.seccomp = s.Linux.Seccomp != nil
 	e.root = s.Process.User.UID == 0 && !slices.ContainsFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.UserNamespace })
 	if caps := s.Process.Capabilities; caps != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	v1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -31,7 +32,7 @@ func (s *Server) Status(ctx context.Context, req *v1.StatusRequest) (*v1.StatusR
 			s.networkCondition(ctx),
 			s.policyCondition(),
 		}},
-		Features: &v1.RuntimeFeatures{SupplementalGroupsPolicy: true},
+		Features: &v1.RuntimeFeatures{SupplementalGroupsPolicy: true, UserNamespacesHostNetwork: s.anyUserNamespaces()},
 	}
 	for _, h := range s.o.Handlers {
 		f := &v1.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: h.RecursiveReadOnly, UserNamespaces: h.UserNamespaces}
@@ -103,4 +104,10 @@ func (s *Server) RuntimeConfig(context.Context, *v1.RuntimeConfigRequest) (*v1.R
 // own configuration.
 func (s *Server) UpdateRuntimeConfig(context.Context, *v1.UpdateRuntimeConfigRequest) (*v1.UpdateRuntimeConfigResponse, error) {
 	return &v1.UpdateRuntimeConfigResponse{}, nil
+}
+
+// anyUserNamespaces reports whether a handler can give pods user namespaces; then it can on the node's
+// network too.
+func (s *Server) anyUserNamespaces() bool {
+	return slices.ContainsFunc(s.o.Handlers, func(h Handler) bool { return h.UserNamespaces })
 }
