@@ -40,6 +40,7 @@ type Hit struct {
 	Layer string `json:"layer"`
 	Rule  string `json:"rule"`
 	Msg   string `json:"msg"`
+	Mode  string `json:"mode,omitempty"` // "shadow" where nothing depended on it
 }
 
 // Receipt is proof that a record is durable. Only Log.Append makes one; the zero value proves nothing.

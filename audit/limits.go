@@ -63,7 +63,7 @@ func cutHits(l []Hit) []Hit {
 	}
 	out := make([]Hit, 0, min(len(l), maxHits)+1)
 	for _, h := range l[:min(len(l), maxHits)] {
-		out = append(out, Hit{Layer: cut(h.Layer, maxText), Rule: cut(h.Rule, maxText), Msg: cut(h.Msg, maxMsg)})
+		out = append(out, Hit{Layer: cut(h.Layer, maxText), Rule: cut(h.Rule, maxText), Msg: cut(h.Msg, maxMsg), Mode: cut(h.Mode, maxText)})
 	}
 	if n := len(l) - maxHits; n > 0 {
 		out = append(out, Hit{Msg: fmt.Sprintf("…[%d entries cut]", n)})

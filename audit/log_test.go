@@ -41,7 +41,7 @@ func fastDir(tb testing.TB) string {
 
 func appendTest(tb testing.TB, l *Log, rule string) Receipt {
 	tb.Helper()
-	r, err := l.Append(tb.Context(), Event{Type: "decision", Verb: "run", Outcome: "deny", Hits: []Hit{{"node", rule, "why"}}})
+	r, err := l.Append(tb.Context(), Event{Type: "decision", Verb: "run", Outcome: "deny", Hits: []Hit{{Layer: "node", Rule: rule, Msg: "why"}}})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -465,7 +465,7 @@ func TestLimits(t *testing.T) {
 	hits := make([]Hit, 200)
 	detail := make(map[string]string)
 	for i := range many {
-		many[i], hits[i] = long, Hit{long, long, long}
+		many[i], hits[i] = long, Hit{Layer: long, Rule: long, Msg: long}
 		detail[fmt.Sprint(i)] = long
 	}
 	e := Event{Type: long, Image: long, Argv: many, Hits: hits, Warnings: hits, Rules: many, Identities: many,

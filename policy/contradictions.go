@@ -33,7 +33,7 @@ func (r *Requirements) contradictions() error {
 func (r *Requirements) collectKeys() error {
 	seen := map[string]string{}
 	for _, p := range r.policies {
-		for _, a := range p.authorities {
+		for _, a := range p.signers() {
 			if a.key == nil {
 				continue
 			}

@@ -23,7 +23,11 @@ func text(wants, misses []string, in ImageInput) string {
 	if len(wants) > 0 {
 		parts = append(parts, found(in))
 	}
-	msg := strings.Join(parts, "; ")
+	return bounded(strings.Join(parts, "; "))
+}
+
+// bounded cuts a message to maxMsg.
+func bounded(msg string) string {
 	if len(msg) > maxMsg {
 		msg = strings.ToValidUTF8(msg[:maxMsg], "") + "…"
 	}

@@ -51,6 +51,7 @@ type verdict struct {
 	allowed     bool
 	hits        []Hit
 	warnings    []Hit
+	shadow      []Hit
 	rules       []string
 	claims      []Claim
 	used        []Claim
@@ -61,7 +62,7 @@ type verdict struct {
 // Refusal is a verdict that denies by name. Anybody may make one: it can only tighten. A fault is an
 // engine error, a timeout or missing evidence; it is never cached and no mode governs it.
 func Refusal(layer, rule, msg string) Verdict {
-	return Verdict{&verdict{layer: layer, hits: []Hit{{layer, rule, msg}}, fault: true}}
+	return Verdict{&verdict{layer: layer, hits: []Hit{{Layer: layer, Rule: rule, Msg: msg}}, fault: true}}
 }
 
 // Allowed reports whether the layer admits.
@@ -79,6 +80,9 @@ func (v Verdict) Hits() []Hit { return slices.Clone(v.read().hits) }
 // Warnings are objections that a mode or a Rego warn rule let pass.
 func (v Verdict) Warnings() []Hit { return slices.Clone(v.read().warnings) }
 
+// Shadow are objections of rules in mode shadow; the answer does not depend on them.
+func (v Verdict) Shadow() []Hit { return slices.Clone(v.read().shadow) }
+
 // Rules are the names of the rules that matched.
 func (v Verdict) Rules() []string { return slices.Clone(v.read().rules) }
 
@@ -94,7 +98,7 @@ func (v Verdict) Until() time.Time { return v.read().until }
 // Transient reports whether the verdict came from a fault and must not be cached.
 func (v Verdict) Transient() bool { return v.v == nil || v.v.fault }
 
-var denied = &verdict{layer: "none", fault: true, hits: []Hit{{"none", "zero-verdict", "no verdict was made; this is a fault in the daemon"}}}
+var denied = &verdict{layer: "none", fault: true, hits: []Hit{{Layer: "none", Rule: "zero-verdict", Msg: "no verdict was made; this is a fault in the daemon"}}}
 
 func (v Verdict) read() *verdict {
 	if v.v == nil {
@@ -136,6 +140,9 @@ func (l *Layer) JudgeImage(ctx context.Context, img Image, ev Evidence, now time
 		if err != nil {
 			return Refusal(l.Name, "verify", err.Error())
 		}
+		for _, h := range f.Shadow {
+			v.shadow = append(v.shadow, Hit{Layer: l.Name, Rule: h.Rule, Msg: h.Msg, Mode: string(Shadow)})
+		}
 		if !f.Matched {
 			continue
 		}
@@ -144,14 +151,14 @@ func (l *Layer) JudgeImage(ctx context.Context, img Image, ev Evidence, now time
 		v.used = append(v.used, f.Used...)
 		v.until = earlier(v.until, f.Until)
 		for _, h := range f.Hits {
-			v.hits = append(v.hits, Hit{l.Name, h.Rule, h.Msg})
+			v.hits = append(v.hits, Hit{Layer: l.Name, Rule: h.Rule, Msg: h.Msg})
 		}
 		for _, h := range f.Warnings {
-			v.warnings = append(v.warnings, Hit{l.Name, h.Rule, h.Msg})
+			v.warnings = append(v.warnings, Hit{Layer: l.Name, Rule: h.Rule, Msg: h.Msg})
 		}
 	}
 	if !matched {
-		v.hits = append(v.hits, Hit{l.Name, "no-rule", fmt.Sprintf("no rule in policy.json or requirements.yaml is about %s; add one", img.Name.Repository())})
+		v.hits = append(v.hits, Hit{Layer: l.Name, Rule: "no-rule", Msg: fmt.Sprintf("no rule in policy.json or requirements.yaml is about %s; add one", img.Name.Repository())})
 	}
 	return l.settle(v)
 }
@@ -175,10 +182,10 @@ func (l *Layer) JudgeAct(ctx context.Context, act Act, claims []Claim) (out Verd
 			return Refusal(l.Name, "rego", err.Error())
 		}
 		for _, h := range deny {
-			v.hits = append(v.hits, Hit{l.Name, h.Rule, h.Msg})
+			v.hits = append(v.hits, Hit{Layer: l.Name, Rule: h.Rule, Msg: h.Msg})
 		}
 		for _, h := range warn {
-			v.warnings = append(v.warnings, Hit{l.Name, h.Rule, h.Msg})
+			v.warnings = append(v.warnings, Hit{Layer: l.Name, Rule: h.Rule, Msg: h.Msg})
 		}
 	}
 	return l.settle(v)

@@ -135,7 +135,7 @@ func TestModeWarn(t *testing.T) {
 	l := good()
 	l.Mode, l.Acts = Warn, []ActRule{fixed{deny: hit}}
 	v := l.JudgeAct(context.Background(), Act{Verb: VerbRun, Now: now}, nil)
-	if w := v.Warnings(); !v.Allowed() || len(w) != 1 || w[0] != (Hit{"node", "r", "m"}) {
+	if w := v.Warnings(); !v.Allowed() || len(w) != 1 || w[0] != (Hit{Layer: "node", Rule: "r", Msg: "m"}) {
 		t.Errorf("mode warn: allowed %v, warnings %v", v.Allowed(), w)
 	}
 	l.Mode = Enforce

@@ -131,13 +131,15 @@ type Mode string
 const (
 	Enforce Mode = "enforce"
 	Warn    Mode = "warn"
+	Shadow  Mode = "shadow" // judged beside what is enforced; admits and denies nothing
 )
 
 // Hit is one rule's objection.
 type Hit struct {
-	Layer string `json:"layer"` // "node" or "namespace <name>"
-	Rule  string `json:"rule"`  // name that stands in the policy
-	Msg   string `json:"msg"`   // what was wanted and what was found, one line
+	Layer string `json:"layer"`          // "node" or "namespace <name>"
+	Rule  string `json:"rule"`           // name that stands in the policy
+	Msg   string `json:"msg"`            // what was wanted and what was found, one line
+	Mode  string `json:"mode,omitempty"` // "shadow" where nothing depends on it
 }
 
 // Verifier turns evidence into the claims that one layer accepts as proved. It is called once per
@@ -171,6 +173,7 @@ type ImageFinding struct {
 	Rules    []string  // names of the rules that matched
 	Hits     []Hit     // objections; empty and Matched means pass. Layer is filled in by the caller
 	Warnings []Hit     // objections of rules in mode warn; they do not deny
+	Shadow   []Hit     // objections of rules in mode shadow, which neither match nor deny
 	Used     []Claim   // claims that made it pass
 	Until    time.Time // the answer holds until then; zero: no limit
 }

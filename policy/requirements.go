@@ -27,18 +27,21 @@ type requirement struct {
 	name        string
 	globs       []glob
 	authorities []authority
-	warn        bool
+	minimum     minimum
+	mode        Mode
 }
 
-// authority is one way to pass: exactly one of static, key and identities is set.
+// authority is one way to pass: exactly one of static, quorum, key and identities is set.
 type authority struct {
 	name         string
 	static       *static
+	quorum       *quorum
 	key          *Key
 	identities   []identity
 	demand       demand
 	side         side
 	attestations []attestation
+	built        time.Time // nothing proved to be of before then counts; zero: any time
 }
 
 type static struct {
@@ -68,7 +71,8 @@ const (
 
 type attestation struct {
 	name, predicateType string
-	maxAge              time.Duration // 0: any age
+	maxAge              time.Duration // denyAfter in the text; 0: any age
+	warnAfter           time.Duration // older than this passes with a warning; 0: never
 	side                side
 }
 
@@ -78,7 +82,7 @@ func (r *Requirements) Keys() []Key { return slices.Clone(r.keys) }
 // Keyless is the name of a policy that needs a trusted root, or "" if none does.
 func (r *Requirements) Keyless() string {
 	for _, p := range r.policies {
-		for _, a := range p.authorities {
+		for _, a := range p.signers() {
 			if len(a.identities) > 0 {
 				return p.name
 			}
@@ -92,7 +96,7 @@ func (r *Requirements) Keyless() string {
 // authorities go by the numbers in the claims.
 func (r *Requirements) Lowered() (unlogged, withoutSCT bool) {
 	for _, p := range r.policies {
-		for _, a := range p.authorities {
+		for _, a := range p.signers() {
 			if len(a.identities) > 0 {
 				unlogged = unlogged || !a.demand.logged
 				withoutSCT = withoutSCT || !a.demand.sct
@@ -123,14 +127,23 @@ func (r *Requirements) JudgeImage(ctx context.Context, in ImageInput) (ImageFind
 		if err := ctx.Err(); err != nil {
 			return ImageFinding{}, err
 		}
+		ok, msg := p.judge(in)
+		f.Until = earlier(f.Until, ok.until)
+		if p.mode == Shadow { // it matches nothing, or it would admit what no other rule is about
+			if msg != "" {
+				f.Shadow = append(f.Shadow, Hit{Rule: p.name, Msg: msg})
+			}
+			continue
+		}
 		f.Matched = true
 		f.Rules = append(f.Rules, p.name)
-		ok, msg := p.judge(in)
+		for _, w := range ok.warnings {
+			f.Warnings = append(f.Warnings, Hit{Rule: p.name, Msg: w})
+		}
 		switch {
 		case msg == "":
 			f.Used = append(f.Used, ok.used...)
-			f.Until = earlier(f.Until, ok.until)
-		case p.warn:
+		case p.mode == Warn:
 			f.Warnings = append(f.Warnings, Hit{Rule: p.name, Msg: msg})
 		default:
 			f.Hits = append(f.Hits, Hit{Rule: p.name, Msg: msg})
@@ -141,13 +154,39 @@ func (r *Requirements) JudgeImage(ctx context.Context, in ImageInput) (ImageFind
 
 // passed is why an authority is content.
 type passed struct {
-	used  []Claim
-	until time.Time
+	used     []Claim
+	until    time.Time
+	warnings []string // about what is soon too old
 }
 
-// judge returns what made the policy pass, or a message. The authorities are asked in their order and
-// the first that passes is enough.
+// and is what both rest on.
+func (p passed) and(q passed) passed {
+	return passed{append(p.used, q.used...), earlier(p.until, q.until), append(p.warnings, q.warnings...)}
+}
+
+// judge returns what made the policy pass, or a message that names everything amiss.
 func (p requirement) judge(in ImageInput) (passed, string) {
+	ok, msg := p.anyOf(in)
+	if low := p.minimum.below(in.Image.Name); low != "" {
+		return passed{}, bounded(strings.TrimPrefix(low+"; "+msg, "; "))
+	}
+	return ok, msg
+}
+
+// signers are the authorities that sign, those of quorums among them.
+func (p requirement) signers() (out []authority) {
+	for _, a := range p.authorities {
+		if a.quorum != nil {
+			out = append(out, a.quorum.of...)
+			continue
+		}
+		out = append(out, a)
+	}
+	return out
+}
+
+// anyOf asks the authorities in their order; the first that passes is enough.
+func (p requirement) anyOf(in ImageInput) (passed, string) {
 	var wants, misses []string
 	for _, a := range p.authorities {
 		if a.static != nil {
@@ -177,27 +216,29 @@ func (m miss) none() bool { return m.want == "" && len(m.near) == 0 }
 
 // judge asks for a signature, or where attestations are listed for one of each.
 func (a authority) judge(in ImageInput) (passed, miss) {
+	if a.quorum != nil {
+		return a.quorum.judge(in)
+	}
 	if len(a.attestations) == 0 {
-		c, until, m := a.find(in, attestation{side: a.side})
-		if !m.none() {
-			return passed{}, m
-		}
-		return passed{used: []Claim{c}, until: until}, m
+		return a.find(in, attestation{side: a.side})
 	}
 	var ok passed
 	for _, att := range a.attestations {
-		c, until, m := a.find(in, att)
+		one, m := a.find(in, att)
 		if !m.none() {
 			return passed{}, m
 		}
-		ok.used, ok.until = append(ok.used, c), earlier(ok.until, until)
+		ok = ok.and(one)
 	}
 	return ok, miss{}
 }
 
 // find looks for one claim by the authority's signer: of att's predicate type, or a signature where
-// att names none. Of several the one that holds longest is taken.
-func (a authority) find(in ImageInput, att attestation) (best Claim, until time.Time, m miss) {
+// att names none. Of several the one that holds longest is taken, and of those the youngest.
+func (a authority) find(in ImageInput, att attestation) (passed, miss) {
+	var best Claim
+	var until time.Time
+	var m miss
 	for _, c := range in.Claims {
 		f := c.Fields()
 		if kindOf(f.PredicateType) != att.predicateType {
@@ -215,17 +256,33 @@ func (a authority) find(in ImageInput, att attestation) (best Claim, until time.
 			continue
 		}
 		end := a.end(c, att)
-		if best.IsZero() || end.IsZero() || (!until.IsZero() && end.After(until)) {
+		longer := end.IsZero() && !until.IsZero() || !until.IsZero() && end.After(until)
+		if best.IsZero() || longer || end.Equal(until) && f.Signed.After(best.Fields().Signed) {
 			best, until = c, end
 		}
 	}
 	if !best.IsZero() {
-		return best, until, miss{}
+		return a.pass(best, until, in.Now, att), miss{}
 	}
 	if len(m.near) == 0 {
 		m.want = a.want(att)
 	}
-	return Claim{}, time.Time{}, m
+	return passed{}, m
+}
+
+// pass is what c gives that did, until then: with a warning where it is old.
+func (a authority) pass(c Claim, until, now time.Time, att attestation) passed {
+	ok := passed{used: []Claim{c}, until: until}
+	if att.warnAfter == 0 {
+		return ok
+	}
+	signed := c.Fields().Signed
+	if old := signed.Add(att.warnAfter); now.Before(old) {
+		ok.until = earlier(until, old)
+	} else {
+		ok.warnings = []string{fmt.Sprintf("attestation %s by %s is of %s, older than %s", att.predicateType, by(c), stamp(signed), att.warnAfter)}
+	}
+	return ok
 }
 
 // kindOf is "" for a signature, else the predicate type of the attestation.
@@ -303,6 +360,8 @@ func (a authority) objection(in ImageInput, c Claim, att attestation) string {
 		return fmt.Sprintf("%s by %s: its certificate is in no certificate log (sct: required)", what, by(c))
 	case a.demand.timestamped && f.Signed.IsZero():
 		return fmt.Sprintf("%s by %s has no verified time (timestamp: required)", what, by(c))
+	case !a.built.IsZero() && f.Signed.Before(a.built):
+		return fmt.Sprintf("%s by %s is of %s, before minimum.built %s", what, by(c), stamp(f.Signed), stamp(a.built))
 	case att.maxAge > 0 && (f.Signed.IsZero() || !in.Now.Before(f.Signed.Add(att.maxAge))):
 		return fmt.Sprintf("%s by %s is of %s, older than %s", what, by(c), stamp(f.Signed), att.maxAge)
 	}

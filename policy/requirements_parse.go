@@ -18,7 +18,7 @@ const (
 )
 
 // The YAML form. Field names and their meaning are those of policy-controller's ClusterImagePolicy
-// v1beta1; rekor, sct, timestamp, subject, maxAge and claims are ours.
+// v1beta1; quorum, minimum, rekor, sct, timestamp, subject, ages and claims are ours.
 type (
 	requirementsYAML struct {
 		Policies []policyYAML `yaml:"policies"`
@@ -27,6 +27,7 @@ type (
 		Name        string          `yaml:"name"`
 		Images      []imageYAML     `yaml:"images"`
 		Authorities []authorityYAML `yaml:"authorities"`
+		Minimum     *minimumYAML    `yaml:"minimum"`
 		Mode        string          `yaml:"mode"`
 	}
 	imageYAML struct {
@@ -37,6 +38,7 @@ type (
 		Keyless      *keylessYAML      `yaml:"keyless"`
 		Key          *keyYAML          `yaml:"key"`
 		Static       *staticYAML       `yaml:"static"`
+		Quorum       *quorumYAML       `yaml:"quorum"`
 		Rekor        string            `yaml:"rekor"`
 		SCT          string            `yaml:"sct"`
 		Timestamp    string            `yaml:"timestamp"`
@@ -66,7 +68,9 @@ type (
 	attestationYAML struct {
 		Name          string `yaml:"name"`
 		PredicateType string `yaml:"predicateType"`
-		MaxAge        string `yaml:"maxAge"`
+		MaxAge        string `yaml:"maxAge"` // denyAfter by its older name
+		WarnAfter     string `yaml:"warnAfter"`
+		DenyAfter     string `yaml:"denyAfter"`
 		Subject       string `yaml:"subject"`
 	}
 )
@@ -163,10 +167,16 @@ func (y policyYAML) compile(read func(string) ([]byte, error)) (requirement, err
 	}
 	switch y.Mode {
 	case "", "enforce":
-	case "warn":
-		p.warn = true
+		p.mode = Enforce
+	case "warn", "shadow":
+		p.mode = Mode(y.Mode)
 	default:
-		return p, fmt.Errorf("mode: %q; want enforce or warn", y.Mode)
+		return p, fmt.Errorf("mode: %q; want enforce, warn or shadow", y.Mode)
+	}
+	if y.Minimum != nil {
+		if err := y.Minimum.compile(&p); err != nil {
+			return p, fmt.Errorf("minimum%w", err)
+		}
 	}
 	return p, nil
 }
@@ -178,15 +188,18 @@ func (y authorityYAML) compile(read func(string) ([]byte, error)) (authority, er
 	}
 	var err error
 	switch {
-	case y.Static != nil && y.Key == nil && y.Keyless == nil:
+	case y.kinds() != 1:
+		err = errors.New("key, keyless, quorum, static: give exactly one of them")
+	case y.Static != nil:
 		a.static, err = y.compileStatic()
 		return a, err
-	case y.Key != nil && y.Static == nil && y.Keyless == nil:
+	case y.Quorum != nil:
+		a.quorum, err = y.compileQuorum(read)
+		return a, err
+	case y.Key != nil:
 		a.key, err = y.Key.compile(read)
-	case y.Keyless != nil && y.Static == nil && y.Key == nil:
-		a.identities, err = y.Keyless.compile()
 	default:
-		err = errors.New("key, keyless, static: give exactly one of them")
+		a.identities, err = y.Keyless.compile()
 	}
 	if err != nil {
 		return a, err
@@ -207,8 +220,8 @@ func (y authorityYAML) compile(read func(string) ([]byte, error)) (authority, er
 		}
 		// A certificate bounds the time of signing to its ten minutes. A key does not: whoever can push
 		// has an old signature stamped or logged anew, and it is young.
-		if a.key != nil && att.maxAge > 0 {
-			return a, fmt.Errorf("attestations[%d].maxAge: the age of a key's signature cannot be known; use keyless", i)
+		if a.key != nil && (att.maxAge > 0 || att.warnAfter > 0) {
+			return a, fmt.Errorf("attestations[%d].%s: the age of a key's signature cannot be known; use keyless", i, ty.ageField())
 		}
 		a.attestations = append(a.attestations, att)
 	}
@@ -244,7 +257,7 @@ func (y authorityYAML) demands(a *authority) (err error) {
 }
 
 func (y authorityYAML) compileStatic() (*static, error) {
-	if y.Rekor != "" || y.SCT != "" || y.Timestamp != "" || y.Subject != "" || len(y.Attestations) > 0 {
+	if y.demanding() {
 		return nil, errors.New("static: nothing is verified; remove rekor, sct, timestamp, subject and attestations")
 	}
 	switch y.Static.Action {
@@ -347,15 +360,8 @@ func (y attestationYAML) compile(d demand) (attestation, error) {
 	case att.predicateType == signV1:
 		return att, errors.New("predicateType: this is a signature; leave out attestations")
 	}
-	if y.MaxAge != "" {
-		age, err := time.ParseDuration(y.MaxAge)
-		if err != nil || age <= 0 {
-			return att, fmt.Errorf("maxAge: %q; want a duration such as 168h", y.MaxAge)
-		}
-		if !d.timestamped {
-			return att, errors.New("maxAge: the age is known only with timestamp: required")
-		}
-		att.maxAge = age
+	if err := y.ages(&att, d); err != nil {
+		return att, err
 	}
 	var err error
 	att.side, err = parseSide(y.Subject, instance)
