@@ -3,6 +3,7 @@ package image
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -171,4 +172,16 @@ func (w *walk) count(st *unix.Stat_t) bool {
 	w.Inodes++
 	w.Bytes += uint64(st.Blocks) * 512
 	return true
+}
+
+// Capacity is the filesystem that holds images and writable layers.
+type Capacity struct{ Bytes, Inodes, FreeInodes uint64 }
+
+// Capacity asks the filesystem: one system call.
+func (s *Store) Capacity() (Capacity, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(s.root, &st); err != nil {
+		return Capacity{}, fmt.Errorf("look at filesystem of %s: %w", s.root, err)
+	}
+	return Capacity{Bytes: st.Blocks * uint64(st.Bsize), Inodes: st.Files, FreeInodes: st.Ffree}, nil
 }

@@ -120,6 +120,9 @@ func (c *Container) Publish() {
 	}
 }
 
+// Published reports whether the container is visible to List.
+func (c *Container) Published() bool { return c.claimed.Load() }
+
 func (c *Container) bundle() string { return c.pod.pods.bundleDir(c.id) }
 
 // save writes the record, and then tells subscribers.

@@ -67,6 +67,8 @@ type Server struct {
 	creates *flights[*sandbox.Container] // CreateContainer
 	pulls   *flights[string]             // PullImage
 	users   sync.Map                     // container ID to *v1.ContainerUser; dropped when removed
+	opened  openedFiles                  // has its own lock
+	closing chan struct{}                // closed when Serve ends
 }
 
 // New wires a server; Serve runs it.
@@ -74,7 +76,8 @@ func New(o Options) (*Server, error) {
 	if o.Gate == nil || o.Images == nil || o.Pods == nil || o.Streams == nil || o.Log == nil {
 		return nil, errors.New("make CRI server: gate, images, pods, streams or log is missing")
 	}
-	s := &Server{o: o}
+	s := &Server{o: o, closing: make(chan struct{})}
+	s.opened = openedFiles{read: o.Stats.Processes, of: map[string]*opened{}}
 	s.pulls = newFlights[string](o.PullTimeout, nil)
 	s.pods = newFlights(o.CreateTimeout, s.undoPod)
 	s.creates = newFlights(o.CreateTimeout, s.undoContainer)
@@ -110,12 +113,14 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		grpc.MaxRecvMsgSize(maxMessageBytes),
 		grpc.MaxSendMsgSize(maxMessageBytes),
 		grpc.ChainUnaryInterceptor(s.observe, s.recover),
+		grpc.ChainStreamInterceptor(s.observeStream, s.recoverStream),
 	)
 	v1.RegisterRuntimeServiceServer(srv, s)
 	v1.RegisterImageServiceServer(srv, s)
 	stopped := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(stopped)
+		close(s.closing) // events have no end of their own
 		t := time.AfterFunc(drain, srv.Stop)
 		srv.GracefulStop()
 		t.Stop()

@@ -2,7 +2,9 @@ package cri
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 
 	v1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -10,17 +12,17 @@ import (
 	"sallyport/sandbox/stats"
 )
 
-// ContainerStats tells what one container uses.
+// ContainerStats tells what one container uses. One that does not run has a writable layer alone.
 func (s *Server) ContainerStats(_ context.Context, req *v1.ContainerStatsRequest) (*v1.ContainerStatsResponse, error) {
 	c, err := s.findContainer(req.GetContainerId())
 	if err != nil {
 		return nil, toStatus(err)
 	}
 	f, err := s.o.Stats.Read(c.CgroupPath())
-	if err != nil {
+	if err != nil && !(errors.Is(err, fs.ErrNotExist) && c.Status().State != sandbox.Running) {
 		return nil, toStatus(fmt.Errorf("read stats of container %s: %w", c.ID(), err))
 	}
-	return &v1.ContainerStatsResponse{Stats: statsOut(c, f)}, nil
+	return &v1.ContainerStatsResponse{Stats: s.statsOut(c, f)}, nil
 }
 
 // ListContainerStats tells what each running container uses that passes the filter. One that ended
@@ -39,35 +41,59 @@ func (s *Server) ListContainerStats(_ context.Context, req *v1.ListContainerStat
 	resp := &v1.ListContainerStatsResponse{}
 	for i, c := range found {
 		if f, ok := figures[cgroups[i]]; ok {
-			resp.Stats = append(resp.Stats, statsOut(c, f))
+			resp.Stats = append(resp.Stats, s.statsOut(c, f))
 		}
 	}
 	return resp, nil
 }
 
-func statsOut(c *sandbox.Container, f stats.Figures) *v1.ContainerStats {
-	cfg, at := c.Config(), f.At.UnixNano()
-	out := &v1.ContainerStats{Attributes: &v1.ContainerAttributes{Id: c.ID(), Metadata: containerMetadata(cfg), Labels: cfg.Labels, Annotations: cfg.Annotations}}
-	if u := f.CPU; u != nil {
-		out.Cpu = &v1.CpuUsage{Timestamp: at, UsageCoreNanoSeconds: number64(&u.Usage), UsageNanoCores: number64(u.NanoCores)}
-	}
-	if m := f.Memory; m != nil {
-		out.Memory = &v1.MemoryUsage{Timestamp: at, WorkingSetBytes: number64(&m.WorkingSet), AvailableBytes: number64(m.Available),
-			UsageBytes: number64(&m.Usage), RssBytes: number64(&m.RSS), PageFaults: number64(&m.Faults), MajorPageFaults: number64(&m.MajorFaults)}
+// statsOut adds what the last pass over the writable layers found, with its own time. The disk is not
+// touched.
+func (s *Server) statsOut(c *sandbox.Container, f stats.Figures) *v1.ContainerStats {
+	cfg := c.Config()
+	out := &v1.ContainerStats{
+		Attributes: &v1.ContainerAttributes{Id: c.ID(), Metadata: containerMetadata(cfg), Labels: cfg.Labels, Annotations: cfg.Annotations},
+		Cpu:        cpuOut(f), Memory: memoryOut(f), Io: ioOut(f),
 	}
 	if w := f.Swap; w != nil {
-		out.Swap = &v1.SwapUsage{Timestamp: at, SwapUsageBytes: number64(&w.Usage), SwapAvailableBytes: number64(w.Available)}
+		out.Swap = &v1.SwapUsage{Timestamp: f.At.UnixNano(), SwapUsageBytes: number64(&w.Usage), SwapAvailableBytes: number64(w.Available)}
 	}
-	if p := f.PSI; p != nil {
-		if out.Cpu != nil {
-			out.Cpu.Psi = pressureOut(p.CPU)
-		}
-		if out.Memory != nil {
-			out.Memory.Psi = pressureOut(p.Memory)
-		}
-		out.Io = &v1.IoUsage{Timestamp: at, Psi: pressureOut(p.IO)}
+	if u, ok := s.o.Images.Usage(c.ID()); ok {
+		out.WritableLayer = &v1.FilesystemUsage{Timestamp: u.At.UnixNano(), FsId: &v1.FilesystemIdentifier{Mountpoint: s.o.Images.FsInfo().Mountpoint},
+			UsedBytes: number64(&u.Bytes), InodesUsed: number64(&u.Inodes)}
 	}
 	return out
+}
+
+func cpuOut(f stats.Figures) *v1.CpuUsage {
+	if f.CPU == nil {
+		return nil
+	}
+	out := &v1.CpuUsage{Timestamp: f.At.UnixNano(), UsageCoreNanoSeconds: number64(&f.CPU.Usage), UsageNanoCores: number64(f.CPU.NanoCores)}
+	if f.PSI != nil {
+		out.Psi = pressureOut(f.PSI.CPU)
+	}
+	return out
+}
+
+func memoryOut(f stats.Figures) *v1.MemoryUsage {
+	m := f.Memory
+	if m == nil {
+		return nil
+	}
+	out := &v1.MemoryUsage{Timestamp: f.At.UnixNano(), WorkingSetBytes: number64(&m.WorkingSet), AvailableBytes: number64(m.Available),
+		UsageBytes: number64(&m.Usage), RssBytes: number64(&m.RSS), PageFaults: number64(&m.Faults), MajorPageFaults: number64(&m.MajorFaults)}
+	if f.PSI != nil {
+		out.Psi = pressureOut(f.PSI.Memory)
+	}
+	return out
+}
+
+func ioOut(f stats.Figures) *v1.IoUsage {
+	if f.PSI == nil {
+		return nil
+	}
+	return &v1.IoUsage{Timestamp: f.At.UnixNano(), Psi: pressureOut(f.PSI.IO)}
 }
 
 func pressureOut(p stats.Pressure) *v1.PsiStats {
