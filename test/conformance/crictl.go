@@ -86,6 +86,7 @@ func (s *script) containers(pod, box string) {
 	s.want(`"CONTAINER_RUNNING"`, "inspect", id)
 	s.until("hello", "logs", id)
 	s.want("verbs", "exec", "--sync", id, "hostname")
+	s.want("verbs", "exec", id, "hostname")
 	s.want("", "logs", "--reopen", id)
 	s.fails("exec", "--sync", id, "false")
 	s.want(id[:min(13, len(id))], "stats", "-s", "0", id)
@@ -121,12 +122,12 @@ func (s *script) short(pod, box string) {
 	s.want("", "run", box, pod)
 	s.want("", "rm", "--all", "--force")
 	s.want("", "rmp", "--all", "--force")
-	imageID := strings.TrimPrefix(strings.TrimSpace(s.want("sha256:", "images", "-q")), "sha256:")
+	imageID := strings.TrimPrefix(strings.TrimSpace(s.want("sha256:", "images", "-q", verbImage)), "sha256:")
 	s.want(imageID, "inspecti", imageID[:min(13, len(imageID))])
 	s.want("Deleted", "rmi", imageID[:min(13, len(imageID))])
 	s.want("Image is up to date", "pull", verbImage)
 	s.want("Deleted", "rmi", "--prune")
-	if out := s.want("", "images", "-q") + s.want("", "ps", "-a", "-q") + s.want("", "pods", "-q"); out != "" {
+	if out := s.want("", "images", "-q", verbImage) + s.want("", "ps", "-a", "-q") + s.want("", "pods", "-q"); out != "" {
 		s.fail(fmt.Sprintf("want nothing left, got %q", out), []string{"images, ps and pods"})
 	}
 }
