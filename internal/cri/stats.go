@@ -12,7 +12,8 @@ import (
 	"sallyport/sandbox/stats"
 )
 
-// ContainerStats tells what one container uses. One that does not run has a writable layer alone.
+// ContainerStats tells what one container uses. One whose cgroup is gone has a
+// writable layer alone.
 func (s *Server) ContainerStats(_ context.Context, req *v1.ContainerStatsRequest) (*v1.ContainerStatsResponse, error) {
 	c, err := s.findContainer(req.GetContainerId())
 	if err != nil {
