@@ -176,7 +176,12 @@ func TestPrivileged(t *testing.T) {
 	if out, err = Build(in); err != nil || out.Spec.Linux.Seccomp != nil || !slices.Contains(out.Weakenings, "seccomp: Unconfined allowed") {
 		t.Errorf("Build() where the floor allows Unconfined = %v, %v; want no profile, and that recorded", out.Weakenings, err)
 	}
-	in.Floor.Privileged = baseline.Override
+	in.Floor.Seccomp = baseline.Override
+	in.Container.Security.Seccomp, in.SeccompProfile = Profile{Localhost, "own.json"}, []byte(ownProfile)
+	if out, err = Build(in); err != nil || !slices.Contains(out.Weakenings, `seccomp: profile "own.json" narrowed by default`) {
+		t.Errorf("Build() where the floor does not allow Unconfined = %v, %v; want the profile of its own, narrowed", out.Weakenings, err)
+	}
+	in.Floor.Seccomp, in.Floor.Privileged = baseline.Allow, baseline.Override
 	if out, err = Build(in); err != nil || out.Spec.Linux.Seccomp == nil {
 		t.Errorf("Build() where privileged is overridden = %v; want the profile asked for", err)
 	}
