@@ -54,11 +54,8 @@ func (c *Container) Attach(ctx context.Context, adm enforce.AttachAdmission, s S
 	}
 	ctx, end := c.untilClose(ctx)
 	defer end()
-	m := monitor.Streams{Stdout: s.Stdout, Stderr: s.Stderr, Resize: s.Resize}
-	if c.cfg.Stdin {
-		m.Stdin, m.Leave = s.Stdin, !c.cfg.StdinOnce && !c.cfg.TTY
-	}
-	if err := monitor.Attach(ctx, c.bundle(), m); err != nil {
+	m := monitor.Streams{Stdin: s.Stdin, Stdout: s.Stdout, Stderr: s.Stderr, Resize: s.Resize, Leave: !c.cfg.TTY}
+	if err := c.pod.pods.monitor.Attach(ctx, monitor.Target{Bundle: c.bundle(), Stdin: stdin(c.cfg.Stdin, c.cfg.StdinOnce)}, m); err != nil {
 		return fmt.Errorf("attach to container %s: %w", c.id, err)
 	}
 	return nil

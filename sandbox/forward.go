@@ -98,16 +98,18 @@ func (f *Forward) dial(ctx context.Context, port uint16) (conn *net.TCPConn, err
 	ctx, cancel := context.WithTimeout(ctx, dialWait)
 	defer cancel()
 	err = inNetwork(f.pod.NetNS(), func() error {
-		var errs []error
+		var first error
 		for _, ip := range []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback()} {
 			c, err := new(net.Dialer).DialContext(ctx, "tcp", netip.AddrPortFrom(ip, port).String())
 			if err == nil {
 				conn = c.(*net.TCPConn)
 				return nil
 			}
-			errs = append(errs, err)
+			if first == nil {
+				first = err
+			}
 		}
-		return errors.Join(errs...)
+		return first
 	})
 	return conn, err
 }

@@ -5,12 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"os"
-	"path/filepath"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // What conmon writes to an attached client: packets of one byte that says which stream, and data
@@ -22,51 +17,75 @@ const (
 	maxInput     = 8 << 10 // of one packet to conmon, which reads 32 KiB at most and drops the rest
 )
 
+// ErrSlow means that a client took the output so slowly that it would have held up the container.
+var ErrSlow = errors.New("the client takes the output too slowly")
+
+// linger is how long a client may take for the last output.
+const linger = 10 * time.Second
+
 // Streams are a client's ends of a container's streams; nil is none. They stay the caller's: a read or a
 // write that hangs is left behind, and ends when the caller closes the connection.
 type Streams struct {
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
-	Resize         <-chan Size
-	Leave          bool // the end of Stdin ends the attach: the container's own input stays open
+	Resize         <-chan Size // nil: none come
+	Leave          bool        // the end of Stdin ends the attach
 }
 
 // Size is a terminal's, in characters.
 type Size = struct{ Width, Height uint16 }
 
-// Attach connects a client to the first process of the bundle's container through its conmon, and
-// returns when the container's output ends, or ctx does. The container goes on either way. conmon closes
-// the container's input when that of a client ends, if it was told so (StdinOnce).
-func Attach(ctx context.Context, bundle string, s Streams) error {
-	conn, err := dial(filepath.Join(bundle, "attach"))
+// Target is a container to attach to, as it was made.
+type Target struct {
+	Bundle string
+	Stdin  StdinMode
+}
+
+// Attach connects a client to the first process of a container through its conmon, and returns when the
+// container's output ends, or ctx does. The container goes on either way, and no client holds it up. The
+// input of a container made with StdinOnce ends with that of the first client who has one.
+func (m *Monitor) Attach(ctx context.Context, to Target, s Streams) error {
+	c := &client{packets: make(chan []byte, queue), gone: make(chan struct{}), slow: make(chan struct{})}
+	h, err := m.join(to, c)
 	if err != nil {
 		return fmt.Errorf("attach: %w", err)
 	}
-	defer conn.Close()
-	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
+	defer m.leave(h, c)
 	if s.Resize != nil {
 		go func() {
 			for size := range s.Resize {
-				control(bundle, fmt.Sprintf("1 %d %d\n", size.Height, size.Width)) // conmon's ctrl.c
+				control(to.Bundle, fmt.Sprintf("1 %d %d\n", size.Height, size.Width)) // conmon's ctrl.c
 			}
 		}()
 	}
 	left := make(chan struct{})
-	if s.Stdin != nil {
+	if s.Stdin != nil && to.Stdin != NoStdin {
+		if to.Stdin == StdinOnce {
+			defer h.endInput()
+		}
 		go func() {
-			io.CopyBuffer(struct{ io.Writer }{conn}, struct{ io.Reader }{s.Stdin}, make([]byte, maxInput))
-			conn.CloseWrite()
-			if s.Leave {
+			h.feed(c, s.Stdin)
+			switch {
+			case to.Stdin == StdinOnce:
+				h.endInput()
+			case s.Leave:
 				close(left)
 			}
 		}()
 	}
 	shown := make(chan error, 1)
-	go func() { shown <- show(conn, s) }()
+	go func() { shown <- c.show(h, s) }()
 	select {
 	case err = <-shown:
+	case <-h.done:
+		select {
+		case err = <-shown:
+		case <-time.After(linger):
+			err = ErrSlow
+		}
 	case <-left:
-		return nil
+	case <-c.slow:
+		err = ErrSlow
 	case <-ctx.Done():
 		err = context.Cause(ctx)
 	}
@@ -76,25 +95,40 @@ func Attach(ctx context.Context, bundle string, s Streams) error {
 	return nil
 }
 
-// show copies output to the client until conmon closes the connection.
-func show(conn io.Reader, s Streams) error {
-	buf := make([]byte, maxPacket)
+// show copies output to the client until there is no more.
+func (c *client) show(h *hub, s Streams) error {
 	for {
-		n, err := conn.Read(buf)
-		if errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) || err == nil && n == 0 {
+		select {
+		case p := <-c.packets:
+			if err := write(p, s); err != nil {
+				return err
+			}
+		case <-c.gone:
 			return nil
-		}
-		if err != nil {
-			return err
-		}
-		to, data := Packet(buf[:n], s)
-		if to == nil {
-			continue
-		}
-		if _, err := to.Write(data); err != nil {
-			return fmt.Errorf("write to the client: %w", err)
+		case <-h.done: // what came before it is in the queue already
+			for {
+				select {
+				case p := <-c.packets:
+					if err := write(p, s); err != nil {
+						return err
+					}
+				default:
+					return nil
+				}
+			}
 		}
 	}
+}
+
+func write(packet []byte, s Streams) error {
+	to, data := Packet(packet, s)
+	if to == nil {
+		return nil
+	}
+	if _, err := to.Write(data); err != nil {
+		return fmt.Errorf("write to the client: %w", err)
+	}
+	return nil
 }
 
 // Packet says where a packet of conmon's goes: nowhere, if it is of no kind that is known or wanted.
@@ -109,15 +143,4 @@ func Packet(packet []byte, s Streams) (io.Writer, []byte) {
 		return s.Stderr, packet[1:]
 	}
 	return nil, nil
-}
-
-// dial connects to a socket whose path may be longer than a socket's may be (unix(7), 107 bytes).
-func dial(path string) (*net.UnixConn, error) {
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return nil, err
-	}
-	defer dir.Close()
-	short := fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(path))
-	return net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: short, Net: "unixpacket"})
 }

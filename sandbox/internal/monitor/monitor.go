@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -36,6 +37,9 @@ type Monitor struct {
 	path     string        // constant
 	deadline time.Duration // constant
 	pathEnv  string        // constant
+
+	mu   sync.Mutex      // guards hubs
+	hubs map[string]*hub // by bundle
 }
 
 // New returns a Monitor for the conmon at path; deadline 0 means Deadline. It starts nothing.
@@ -43,7 +47,7 @@ func New(path string, deadline time.Duration) *Monitor {
 	if deadline <= 0 {
 		deadline = Deadline
 	}
-	return &Monitor{path: path, deadline: deadline, pathEnv: os.Getenv("PATH")}
+	return &Monitor{path: path, deadline: deadline, pathEnv: os.Getenv("PATH"), hubs: map[string]*hub{}}
 }
 
 // Probe asks conmon for its version.
