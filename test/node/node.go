@@ -151,25 +151,33 @@ func (n *Node) StartDaemon(ctx context.Context) error {
 	return n.dial(ctx)
 }
 
+// dial connects once the daemon listens: gRPC would wait a second after a refused connection. It tries
+// again until the daemon answers, since one that is on its way out may have taken the connection.
 func (n *Node) dial(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	// gRPC waits a second after a refused connection; so wait for the socket first.
 	for {
-		c, err := net.Dial("unix", n.Socket)
+		err := n.connect(ctx)
 		if err == nil {
-			c.Close()
-			break
+			return nil
 		}
 		var st syscall.WaitStatus
 		if pid, _ := syscall.Wait4(n.Daemon.Process.Pid, &st, syscall.WNOHANG, nil); pid == n.Daemon.Process.Pid {
 			return fmt.Errorf("the daemon ended with status %d; its log ends:\n%s", st.ExitStatus(), n.LogTail(20))
 		}
 		if ctx.Err() != nil {
-			return fmt.Errorf("the daemon does not listen: %w; its log ends:\n%s", err, n.LogTail(20))
+			return fmt.Errorf("the daemon does not answer: %w; its log ends:\n%s", err, n.LogTail(20))
 		}
 		time.Sleep(2 * time.Millisecond)
 	}
+}
+
+func (n *Node) connect(ctx context.Context) error {
+	c, err := net.Dial("unix", n.Socket)
+	if err != nil {
+		return err
+	}
+	c.Close()
 	conn, err := grpc.NewClient("unix://"+n.Socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 5 * time.Millisecond, Multiplier: 1.2, MaxDelay: 50 * time.Millisecond}}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(16<<20)))
@@ -178,7 +186,8 @@ func (n *Node) dial(ctx context.Context) error {
 	}
 	n.conn, n.Runtime, n.Images = conn, cri.NewRuntimeServiceClient(conn), cri.NewImageServiceClient(conn)
 	if _, err := n.Runtime.Version(ctx, &cri.VersionRequest{}); err != nil {
-		return fmt.Errorf("the daemon does not answer: %w; its log ends:\n%s", err, n.LogTail(20))
+		conn.Close()
+		return err
 	}
 	return nil
 }
