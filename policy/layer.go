@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"sallyport/policy/baseline"
@@ -21,6 +22,9 @@ type Layer struct {
 	Images   []ImageRule    // an image that none matches is denied, those that match must all pass
 	Acts     []ActRule      // all must be silent
 	Floor    baseline.Floor // hardening
+	// Revocations are the node's, in every layer: what they name proves nothing to anybody. Hash covers
+	// them.
+	Revocations *Revocations
 	// Allowances are floors that the node's layer gives some namespaces instead of Floor; the first
 	// that applies counts. A namespace's layer has none.
 	Allowances []Allowance
@@ -120,6 +124,9 @@ func (l *Layer) JudgeImage(ctx context.Context, img Image, ev Evidence, now time
 	if img.Name.IsZero() || img.Top.IsZero() || img.Instance.IsZero() || img.ID.IsZero() {
 		return Refusal(l.Name, "image-facts", "name, digests or image ID are missing; this is a fault in the daemon")
 	}
+	if v, dead := l.Revocations.refuse(l.Name, img, now); dead {
+		return v
+	}
 	in := ImageInput{Image: img, Evidence: ev, Now: now}
 	if l.Verifier != nil {
 		var err error
@@ -127,7 +134,9 @@ func (l *Layer) JudgeImage(ctx context.Context, img Image, ev Evidence, now time
 			return Refusal(l.Name, "verify", err.Error())
 		}
 	}
-	v := &verdict{layer: l.Name, hash: l.Hash, claims: in.Claims, until: l.NotAfter}
+	var gone []string
+	in.Claims, gone = l.Revocations.sift(in.Claims)
+	v := &verdict{layer: l.Name, hash: l.Hash, claims: in.Claims, until: earlier(l.NotAfter, l.Revocations.end())}
 	for _, c := range in.Claims {
 		v.until = earlier(v.until, c.Fields().NotAfter)
 	}
@@ -153,6 +162,9 @@ func (l *Layer) JudgeImage(ctx context.Context, img Image, ev Evidence, now time
 		for _, h := range f.Hits {
 			v.hits = append(v.hits, Hit{Layer: l.Name, Rule: h.Rule, Msg: h.Msg})
 		}
+		if k, ok := rule.(Keyed); ok {
+			v.hits = append(v.hits, l.revokedKeys(k)...)
+		}
 		for _, h := range f.Warnings {
 			v.warnings = append(v.warnings, Hit{Layer: l.Name, Rule: h.Rule, Msg: h.Msg})
 		}
@@ -160,7 +172,21 @@ func (l *Layer) JudgeImage(ctx context.Context, img Image, ev Evidence, now time
 	if !matched {
 		v.hits = append(v.hits, Hit{Layer: l.Name, Rule: "no-rule", Msg: fmt.Sprintf("no rule in policy.json or requirements.yaml is about %s; add one", img.Name.Repository())})
 	}
+	if len(gone) > 0 && len(v.hits) > 0 { // the reason before its consequence
+		v.hits = append([]Hit{{Layer: l.Name, Rule: "revoked", Msg: bounded(strings.Join(gone, "; "))}}, v.hits...)
+	}
 	return l.settle(v)
+}
+
+// revokedKeys are objections to a rule that verifies with keys of its own. The times of its signatures
+// are not known here, so a key that is revoked in part is revoked.
+func (l *Layer) revokedKeys(k Keyed) (hits []Hit) {
+	for _, id := range k.KeyIDs() {
+		if reason, out := l.Revocations.key(id); out {
+			hits = append(hits, Hit{Layer: l.Name, Rule: "revoked", Msg: fmt.Sprintf("policy.json accepts key %s, which is revoked (%s); take it out", short(id), reason)})
+		}
+	}
+	return hits
 }
 
 // JudgeAct asks this layer's act rules (Rego). claims are those of the layer's own image verdict.

@@ -158,6 +158,12 @@ type ImageRule interface {
 	JudgeImage(ctx context.Context, in ImageInput) (ImageFinding, error)
 }
 
+// Keyed is an ImageRule that verifies signatures itself, with these keys (sha256 of the PKIX DER, hex).
+type Keyed interface {
+	ImageRule
+	KeyIDs() []string
+}
+
 // ImageInput is what an ImageRule sees.
 type ImageInput struct {
 	Image    Image

@@ -131,6 +131,9 @@ func one(root *os.Root, p place, prev *compiled) (*compiled, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", at, err)
 	}
+	if err := c.notOlder(prev); err != nil {
+		return nil, fmt.Errorf("%s: %w", at, err)
+	}
 	return c, nil
 }
 
@@ -218,7 +221,7 @@ func (s *Set) finish() *Set {
 	for _, name := range slices.Sorted(maps.Keys(s.bundles)) {
 		c := s.bundles[name]
 		fmt.Fprintf(h, "namespace %q %s\n", name, c.layer.Hash)
-		l := c.layer
+		l := under(c.layer, s.node)
 		if !c.hasFloor { // tightens nothing
 			l.Floor = s.node.layer.FloorFor(name)
 		}

@@ -17,12 +17,13 @@ import (
 type compiled struct {
 	layer    policy.Layer
 	manifest manifest
-	hasFloor bool // false: hardening.yaml is absent and Floor not set
+	hasFloor bool   // false: hardening.yaml is absent and Floor not set
+	revoked  string // sha256 of revocations.yaml, hex; "" without one
 }
 
 // known are the files at the top of a bundle that mean something. Others of the same kinds are
 // refused: requirement.yaml for requirements.yaml would silently require nothing.
-var known = []string{"bundle.yaml", "policy.json", "requirements.yaml", "hardening.yaml", "trusted_root.json"}
+var known = []string{"bundle.yaml", "policy.json", "requirements.yaml", "hardening.yaml", "trusted_root.json", "revocations.yaml"}
 
 // compile turns the files of one bundle into a layer called name. Errors name the file, and line or
 // field. scratch is where policy.json's signatures are laid out while they are judged.
@@ -46,6 +47,9 @@ func compile(f files, kind Kind, name, scratch string) (*compiled, error) {
 		return nil, err
 	}
 	if err := c.acts(f); err != nil {
+		return nil, err
+	}
+	if err := c.revocations(f, kind); err != nil {
 		return nil, err
 	}
 	if text, ok := f["hardening.yaml"]; ok {

@@ -32,5 +32,10 @@ func containersRule(text []byte, read func(string) ([]byte, error), scratch stri
 	if err != nil {
 		return nil, err
 	}
-	return containers.New(inlined, scratch)
+	rule, err := containers.New(inlined, scratch)
+	if err != nil {
+		return nil, err
+	}
+	ids, err := keysIn(inlined)
+	return keyed{rule, ids}, err
 }
