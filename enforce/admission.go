@@ -56,6 +56,7 @@ type grant struct {
 	namespace string
 	subject   string
 	image     policy.Image
+	volumes   []VolumeImage
 	spec      string
 	config    string
 	ports     []uint16
@@ -75,6 +76,9 @@ func (g Grant) Subject() string { return g.read().subject }
 
 // Image is the judged image (pull, run); the zero Image otherwise.
 func (g Grant) Image() policy.Image { return g.read().image }
+
+// Volumes are the judged images of the container's mounts (run), by mount.
+func (g Grant) Volumes() []VolumeImage { return slices.Clone(g.read().volumes) }
 
 // Spec is the final OCI runtime spec, byte for byte what the runtime must read (run), or the judged
 // resources (update), or the judged process (exec).

@@ -17,6 +17,7 @@ const maxNote = 1024
 type Denied struct {
 	Verb       policy.Verb
 	Subject    string // image, pod or command
+	Volume     string // where the subject is an image volume: its mount's destination
 	Hits       []policy.Hit
 	Seq        uint64 // audit record; 0 if it could not be recorded
 	unrecorded error

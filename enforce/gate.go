@@ -209,8 +209,12 @@ func (g *Gate) AdmitRun(ctx context.Context, r RunRequest) (RunAdmission, error)
 		ID: r.Container.ID, Privileged: r.Container.Privileged, Pod: podFacts(r.Pod), PodUID: r.Pod.UID,
 		KubeletDir: g.kubelet, Mounts: baselineMounts(r.Resolved), ControlPaths: g.control,
 	})
+	volumes, err := j.volumes(ctx, r)
+	if err != nil {
+		return RunAdmission{}, err
+	}
 	j.image(ctx, r.Evidence)
-	p, err := j.conclude(ctx, &grant{subject: r.Container.ID, image: r.Image, spec: r.Spec, config: r.Config})
+	p, err := j.conclude(ctx, &grant{subject: r.Container.ID, image: r.Image, volumes: volumes, spec: r.Spec, config: r.Config})
 	return RunAdmission{p}, err
 }
 

@@ -101,21 +101,30 @@ func (j *judgement) acts(ctx context.Context) {
 
 // conclude decides, records and, if all admit, issues.
 func (j *judgement) conclude(ctx context.Context, gr *grant) (*permit, error) {
-	j.decision = policy.Decide(j.act, j.judged...)
-	ev := j.event()
-	if !j.decision.Allowed() {
-		return nil, j.deny(ctx, ev)
-	}
-	input, err := json.Marshal(j.act)
-	if err != nil {
-		return nil, fmt.Errorf("record %s: %w", j.act.Verb, err)
-	}
-	receipt, err := j.gate.append(ctx, ev, input)
+	receipt, err := j.settle(ctx)
 	if err != nil {
 		return nil, err
 	}
-	j.gate.counts.add(j.act.Verb, "allow")
 	return j.mint(gr, receipt), nil
+}
+
+// settle decides and records.
+func (j *judgement) settle(ctx context.Context) (audit.Receipt, error) {
+	j.decision = policy.Decide(j.act, j.judged...)
+	ev := j.event()
+	if !j.decision.Allowed() {
+		return audit.Receipt{}, j.deny(ctx, ev)
+	}
+	input, err := json.Marshal(j.act)
+	if err != nil {
+		return audit.Receipt{}, fmt.Errorf("record %s: %w", j.act.Verb, err)
+	}
+	receipt, err := j.gate.append(ctx, ev, input)
+	if err != nil {
+		return audit.Receipt{}, err
+	}
+	j.gate.counts.add(j.act.Verb, "allow")
+	return receipt, nil
 }
 
 // mint is the only place where a permit is made: it takes the decision and the proof that it was
@@ -128,8 +137,8 @@ func (j *judgement) mint(gr *grant, receipt audit.Receipt) *permit {
 // deny records a refusal, or counts it where the same one was recorded within five minutes.
 func (j *judgement) deny(ctx context.Context, ev audit.Event) error {
 	j.gate.counts.add(j.act.Verb, "deny")
-	d := &Denied{Verb: j.act.Verb, Subject: j.subject(), Hits: j.decision.Hits()}
-	key := tallyKey(string(j.act.Verb), "", hashOf([]any{d.Subject, j.act.Namespace, d.Hits}), j.layers.effective)
+	d := &Denied{Verb: j.act.Verb, Subject: j.subject(), Volume: j.act.Volume, Hits: j.decision.Hits()}
+	key := tallyKey(string(j.act.Verb), "", hashOf([]any{d.Subject, d.Volume, j.act.Namespace, d.Hits}), j.layers.effective)
 	if seen, ok := j.gate.denials.again(key, time.Now()); ok {
 		d.Seq = seen.receipt.Seq()
 		return d

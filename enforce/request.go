@@ -49,7 +49,23 @@ type RunRequest struct {
 	Spec      string // final OCI runtime spec: the bytes that the runtime will read
 	Config    string // the container's configuration, remembered as judged
 	Resolved  []Mount
+	Volumes   []Volume     // the images of all mounts of kind image; each must be admitted like the container's own
 	Refusals  []policy.Hit // requests to weaken that the floor refuses, found while building
+}
+
+// Volume is an image that a mount of the container shows. An image that a name could mean several times
+// is given several times.
+type Volume struct {
+	Mount    int // index of Resolved
+	Image    Image
+	Evidence Evidence
+	Refusals []policy.Hit
+}
+
+// VolumeImage is the judged image of a mount.
+type VolumeImage struct {
+	Mount int   `json:"mount"` // index of RunRequest.Resolved
+	Image Image `json:"image"`
 }
 
 // Mount says what a mount of the spec really is: the spec itself names only a fixed place in the

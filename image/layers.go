@@ -264,6 +264,11 @@ func (s *Store) sweep() error {
 	for _, id := range s.uses.of {
 		inUse[id.Hex()] = true
 	}
+	for _, held := range s.uses.volumes {
+		for _, id := range held {
+			inUse[id.Hex()] = true
+		}
+	}
 	s.uses.mu.Unlock()
 	for _, im := range images {
 		if _, err := os.Stat(s.path("images", im.ID)); errors.Is(err, fs.ErrNotExist) && !inUse[im.ID] {

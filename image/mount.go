@@ -20,6 +20,8 @@ import (
 type uses struct {
 	mu sync.Mutex            // guards of; an image leaves the index, or a use begins, only under it
 	of map[string]ref.Digest // container ID -> image ID; the zero Digest if the layer does not say
+	// container ID -> image IDs of its image volumes
+	volumes map[string][]ref.Digest
 }
 
 // loadUses reads what an earlier daemon left.
@@ -31,11 +33,12 @@ func (s *Store) loadUses() error {
 	if err != nil {
 		return err
 	}
-	s.uses.of = map[string]ref.Digest{}
+	s.uses.of, s.uses.volumes = map[string]ref.Digest{}, map[string][]ref.Digest{}
 	for _, d := range dirs {
 		b, _ := os.ReadFile(s.path("containers", d.Name(), "image"))
 		id, _ := ref.ParseDigest(string(b))
 		s.uses.of[d.Name()] = id
+		s.uses.volumes[d.Name()] = s.loadHeld(d.Name())
 	}
 	return nil
 }
@@ -61,6 +64,7 @@ func (s *Store) end(id string) {
 	s.uses.mu.Lock()
 	defer s.uses.mu.Unlock()
 	delete(s.uses.of, id)
+	delete(s.uses.volumes, id)
 	s.usage.mu.Lock()
 	defer s.usage.mu.Unlock()
 	delete(s.usage.of, id)
@@ -152,24 +156,32 @@ func (s *Store) Unmount(id string) error {
 }
 
 func (s *Store) unmount(id string) error {
-	merged := s.path("containers", id, "merged")
+	err := s.unmountVolumes(id)
+	if err == nil {
+		err = unmountAll(s.path("containers", id, "merged"))
+	}
+	if err != nil {
+		return fmt.Errorf("unmount container %s: %w", id, err)
+	}
+	return nil
+}
+
+// unmountAll takes away whatever is mounted on dir, which need not exist.
+func unmountAll(dir string) error {
 	for {
-		is, err := mounted(merged)
+		is, err := mounted(dir)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
-		if err != nil {
-			return fmt.Errorf("unmount container %s: %w", id, err)
+		if err != nil || !is {
+			return err
 		}
-		if !is {
-			return nil
-		}
-		err = unix.Unmount(merged, unix.UMOUNT_NOFOLLOW)
+		err = unix.Unmount(dir, unix.UMOUNT_NOFOLLOW)
 		if errors.Is(err, unix.EBUSY) { // a process that died a moment ago; the mount ends with its last user
-			err = unix.Unmount(merged, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
+			err = unix.Unmount(dir, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
 		}
 		if err != nil {
-			return fmt.Errorf("unmount container %s: %w", id, err)
+			return err
 		}
 	}
 }

@@ -67,10 +67,7 @@ func (s *Store) mountRootfs(dir string, chains []ref.Digest, spec runSpec) error
 	}
 	defer func() { closeAll(files) }()
 	if len(files) == 0 { // an image without layers
-		if err := os.Mkdir(filepath.Join(dir, "empty"), 0o755); err != nil && !errors.Is(err, os.ErrExist) {
-			return err
-		}
-		empty, err := openPath(filepath.Join(dir, "empty"))
+		empty, err := emptyLayer(dir)
 		if err != nil {
 			return err
 		}
@@ -82,10 +79,24 @@ func (s *Store) mountRootfs(dir string, chains []ref.Digest, spec runSpec) error
 	return nil
 }
 
+func checkLabel(label string) error {
+	if strings.ContainsAny(label, "\"\\\n") {
+		return fmt.Errorf("mount label %q has a character that no label has", label)
+	}
+	return nil
+}
+
+func emptyLayer(dir string) (*os.File, error) {
+	if err := os.Mkdir(filepath.Join(dir, "empty"), 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		return nil, err
+	}
+	return openPath(filepath.Join(dir, "empty"))
+}
+
 // mountOverlay mounts lowers, topmost first, under a fresh or kept upper layer of dir on dir/merged.
 func mountOverlay(dir string, lowers []*os.File, spec runSpec) error {
-	if strings.ContainsAny(spec.label, "\"\\\n") {
-		return fmt.Errorf("mount label %q has a character that no label has", spec.label)
+	if err := checkLabel(spec.label); err != nil {
+		return err
 	}
 	for _, d := range []string{"upper", "work", "merged"} {
 		if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil && !errors.Is(err, os.ErrExist) {

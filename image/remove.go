@@ -43,10 +43,8 @@ func (s *Store) Remove(nameOrID string) error {
 func (s *Store) withdraw(id ref.Digest) ([]*record, error) {
 	s.uses.mu.Lock()
 	defer s.uses.mu.Unlock()
-	for container, img := range s.uses.of {
-		if img == id {
-			return nil, fmt.Errorf("%w by container %s", ErrInUse, container)
-		}
+	if container, ok := s.uses.users(id); ok {
+		return nil, fmt.Errorf("%w by container %s", ErrInUse, container)
 	}
 	recs := s.index.records(id)
 	for _, r := range recs {

@@ -115,6 +115,7 @@ type Act struct {
 	Now       time.Time // judged time
 	Namespace string    // "" for a pull without a namespace
 	Image     *Image
+	Volume    string // mount destination where Image is a volume; "" for the container's own image
 	Pod       *Pod
 	Container *Container
 	Exec      *Exec

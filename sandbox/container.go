@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -83,6 +84,9 @@ func (c *Container) SealedText() string { return c.base.Sealed }
 
 // Image is the judged image.
 func (c *Container) Image() enforce.Image { return c.base.Ctr.Image }
+
+// Volumes are the judged images of the container's image volumes, by mount.
+func (c *Container) Volumes() []enforce.VolumeImage { return slices.Clone(c.base.Ctr.Volumes) }
 
 // LogPath is the container's log file on the node; "" if it has none.
 func (c *Container) LogPath() string { return c.base.Ctr.Log }
@@ -205,9 +209,14 @@ func (c *Container) StartAdmitted(ctx context.Context, adm enforce.RunAdmission)
 	return c.start(ctx)
 }
 
-// covers reports whether grant is for this container, its spec and its image.
+// covers reports whether grant is for this container, its spec and its images.
 func (c *Container) covers(grant enforce.Grant) bool {
-	return grant.Subject() == c.id && hashHex([]byte(grant.Spec())) == c.base.Ctr.SpecHash && grant.Image().Instance == c.base.Ctr.Image.Instance
+	return grant.Subject() == c.id && hashHex([]byte(grant.Spec())) == c.base.Ctr.SpecHash && grant.Image().Instance == c.base.Ctr.Image.Instance &&
+		slices.EqualFunc(grant.Volumes(), c.base.Ctr.Volumes, sameVolume)
+}
+
+func sameVolume(a, b enforce.VolumeImage) bool {
+	return a.Mount == b.Mount && a.Image.Instance == b.Image.Instance
 }
 
 func (c *Container) start(ctx context.Context) error {

@@ -106,7 +106,7 @@ func (p *Pod) newContainer(r *Reservation, grant enforce.Grant) (*Container, err
 	}
 	base := record{ID: r.id, Created: time.Now(), Audit: grant.Receipt().Seq(), Sealed: grant.Config(), Ctr: &ctrPart{
 		PodID: p.id, Namespace: p.cfg.Namespace, Image: grant.Image(), SpecHash: hashHex([]byte(grant.Spec())),
-		Handler: p.cfg.Handler, Cgroup: want.Cgroup}}
+		Handler: p.cfg.Handler, Cgroup: want.Cgroup, Volumes: grant.Volumes()}}
 	if p.cfg.LogDirectory != "" && sealed.Container.LogPath != "" {
 		if base.Ctr.Log, err = hostmount.LogFile(p.cfg.LogDirectory, sealed.Container.LogPath); err != nil {
 			return nil, err
@@ -169,6 +169,12 @@ func (c *Container) assemble(ctx context.Context, grant enforce.Grant, r *Reserv
 		return fmt.Errorf("bind root filesystem: %w", err)
 	}
 	for i, src := range r.sources {
+		if src == nil {
+			if err := c.mountVolume(ctx, grant, i); err != nil {
+				return fmt.Errorf("%w at %s: %w", ErrImageVolume, c.sealed.Mounts[i].Destination, err)
+			}
+			continue
+		}
 		bind := src.Bind
 		if c.sealed.Mounts[i].Kind == "sys" {
 			bind = src.BindAlone // what the node mounts below it is not for pods
@@ -199,6 +205,20 @@ func (c *Container) assemble(ctx context.Context, grant enforce.Grant, r *Reserv
 	c.procs = running{Monitor: procs.Monitor, Container: procs.Container}
 	c.mu.Unlock()
 	return c.ownPipes(procs.Container)
+}
+
+// mountVolume shows the image that was judged for a mount, or a part of it.
+func (c *Container) mountVolume(ctx context.Context, grant enforce.Grant, i int) error {
+	root, err := c.pod.pods.opt.Images.MountVolume(ctx, grant, i)
+	if err != nil {
+		return err
+	}
+	src, err := hostmount.OpenIn(root.Path, c.sealed.Mounts[i].Source)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	return src.BindAlone(c.mountPoint(i))
 }
 
 func stdin(open, once bool) monitor.StdinMode {

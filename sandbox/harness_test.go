@@ -191,6 +191,14 @@ func (t *trees) Mount(_ context.Context, g enforce.Grant) (image.Rootfs, error) 
 	return image.Rootfs{Path: filepath.Join(at, "root")}, nil
 }
 
+// MountVolume gives the base tree itself.
+func (t *trees) MountVolume(_ context.Context, g enforce.Grant, mount int) (image.Rootfs, error) {
+	if len(g.Volumes()) == 0 || g.Volumes()[0].Mount != mount {
+		return image.Rootfs{}, enforce.ErrForged
+	}
+	return image.Rootfs{Path: filepath.Join(t.dir, "base")}, nil
+}
+
 func (t *trees) Unmount(id string) error {
 	err := unix.Unmount(filepath.Join(t.dir, id, "root"), unix.MNT_DETACH)
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {

@@ -103,21 +103,22 @@ type podPart struct {
 }
 
 type ctrPart struct {
-	PodID     string          `json:"podID"`
-	Namespace string          `json:"namespace"`
-	Image     enforce.Image   `json:"image"`
-	SpecHash  string          `json:"specHash"` // sha256 of config.json, hexadecimal
-	Handler   string          `json:"handler"`
-	Log       string          `json:"log,omitempty"` // file, resolved
-	Cgroup    string          `json:"cgroup"`        // path of the spec
-	Processes running         `json:"processes"`
-	Starting  bool            `json:"starting,omitempty"` // the runtime was told to start it; the answer is not on record
-	Started   time.Time       `json:"started"`
-	Finished  time.Time       `json:"finished"`
-	ExitCode  int             `json:"exitCode"`
-	Reason    string          `json:"reason,omitempty"`
-	Message   string          `json:"message,omitempty"`
-	Resources json.RawMessage `json:"resources,omitempty"` // OCI LinuxResources in force
+	PodID     string                `json:"podID"`
+	Namespace string                `json:"namespace"`
+	Image     enforce.Image         `json:"image"`
+	Volumes   []enforce.VolumeImage `json:"volumes,omitempty"` // judged images of mounts
+	SpecHash  string                `json:"specHash"`          // sha256 of config.json, hexadecimal
+	Handler   string                `json:"handler"`
+	Log       string                `json:"log,omitempty"` // file, resolved
+	Cgroup    string                `json:"cgroup"`        // path of the spec
+	Processes running               `json:"processes"`
+	Starting  bool                  `json:"starting,omitempty"` // the runtime was told to start it; the answer is not on record
+	Started   time.Time             `json:"started"`
+	Finished  time.Time             `json:"finished"`
+	ExitCode  int                   `json:"exitCode"`
+	Reason    string                `json:"reason,omitempty"`
+	Message   string                `json:"message,omitempty"`
+	Resources json.RawMessage       `json:"resources,omitempty"` // OCI LinuxResources in force
 }
 
 // running are the processes of a created container.

@@ -126,14 +126,17 @@ func (r *Reservation) open() error {
 		}
 	}
 	for _, m := range r.cfg.Mounts {
-		if m.Image != nil {
-			return fmt.Errorf("mount %s: image volumes are not supported", m.Destination)
+		if m.Image != nil { // which image, the gate says; it is mounted when that has admitted it
+			r.sources = append(r.sources, nil)
+			r.mounts = append(r.mounts, spec.ResolvedMount{Destination: m.Destination, Source: filepath.Join("/", m.ImageSubPath), Kind: "image",
+				ReadOnly: true, Propagation: spec.PropagationPrivate, Options: m.Options})
+			continue
 		}
 		if m.Propagation == "" {
 			m.Propagation = spec.PropagationPrivate
 		}
 		err := r.add(spec.ResolvedMount{Destination: m.Destination, Source: m.Source, Kind: "host", ReadOnly: m.ReadOnly,
-			RecursiveReadOnly: m.RecursiveReadOnly, Propagation: m.Propagation, UIDs: m.UIDs, GIDs: m.GIDs})
+			RecursiveReadOnly: m.RecursiveReadOnly, Propagation: m.Propagation, Options: m.Options, UIDs: m.UIDs, GIDs: m.GIDs})
 		if err != nil {
 			return err
 		}

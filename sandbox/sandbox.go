@@ -35,6 +35,7 @@ var (
 	ErrNotRunning     = errors.New("container is not running")
 	ErrNotCreated     = errors.New("container is not in state created")
 	ErrNeedsAdmission = errors.New("admission is too old to start with; ask the gate again")
+	ErrImageVolume    = errors.New("image volume")
 	ErrStopped        = errors.New("cancelled by a stop")
 	ErrMismatch       = errors.New("admission is for something else")
 	ErrLostState      = errors.New("state of this boot is gone")
@@ -43,11 +44,13 @@ var (
 )
 
 // Images gives containers their root filesystems; it is *image.Store. Mount checks the grant, gives a
-// writable root filesystem of the granted image, keyed by the grant's subject, and is durable enough
+// writable root filesystem of the granted image, and MountVolume a read-only one of the image granted
+// for a mount, keyed by the grant's subject, and is durable enough
 // for Unmount and Release to work after a restart. Unmount and Release take a container ID, and return
 // nil for one that is unknown. All may be called concurrently.
 type Images interface {
 	Mount(ctx context.Context, g enforce.Grant) (image.Rootfs, error)
+	MountVolume(ctx context.Context, g enforce.Grant, mount int) (image.Rootfs, error)
 	Unmount(containerID string) error
 	Release(containerID string) error
 }

@@ -2,6 +2,7 @@ package cri
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	v1 "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -101,6 +102,14 @@ func mount(m *v1.Mount) (spec.Mount, error) {
 		return spec.Mount{}, fmt.Errorf("container_path is empty")
 	case (out.Source == "") == (out.Image == nil):
 		return spec.Mount{}, fmt.Errorf("%q needs either host_path or image", out.Destination)
+	case out.Image != nil && !out.ReadOnly:
+		return spec.Mount{}, fmt.Errorf("%q: an image volume is read-only", out.Destination)
+	case out.Image != nil && prop != spec.PropagationPrivate:
+		return spec.Mount{}, fmt.Errorf("%q: an image volume needs private propagation", out.Destination)
+	case out.Image == nil && out.ImageSubPath != "":
+		return spec.Mount{}, fmt.Errorf("%q: image_sub_path is set without image", out.Destination)
+	case slices.ContainsFunc(out.Options, func(o string) bool { return !slices.Contains(spec.MountOptions, o) }):
+		return spec.Mount{}, fmt.Errorf("%q: mount_options %.100q: only %q can be asked for", out.Destination, out.Options, spec.MountOptions)
 	case out.RecursiveReadOnly && !out.ReadOnly:
 		return spec.Mount{}, fmt.Errorf("%q: recursive_read_only needs readonly", out.Destination)
 	case out.RecursiveReadOnly && prop != spec.PropagationPrivate:

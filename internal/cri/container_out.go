@@ -28,6 +28,13 @@ func (s *Server) containerStatusOut(c *sandbox.Container) *v1.ContainerStatus {
 	for _, m := range cfg.Mounts {
 		out.Mounts = append(out.Mounts, mountOut(m))
 	}
+	for _, v := range c.Volumes() { // KEP-5365: which image it is that is mounted
+		for _, m := range out.Mounts {
+			if m.Image != nil && m.ContainerPath == c.Resolved()[v.Mount].Destination {
+				m.Image.ImageRef = v.Image.ID.String()
+			}
+		}
+	}
 	return out
 }
 

@@ -45,12 +45,16 @@ func (s *Server) admitStart(ctx context.Context, c *sandbox.Container) (enforce.
 	if err != nil {
 		return enforce.RunAdmission{}, err
 	}
+	volumes, err := s.volumesOf(c)
+	if err != nil {
+		return enforce.RunAdmission{}, fmt.Errorf("start container %s: %w", c.ID(), err)
+	}
 	for _, f := range found {
 		if f.Image.Instance == img.Instance && f.UsableIn(c.Pod().Config().Namespace) {
 			pod := c.Pod()
 			return s.o.Gate.AdmitRun(ctx, enforce.RunRequest{
 				Pod: podFacts(pod.Config()), PodID: pod.ID(), Container: containerFacts(c.Config(), c.ID(), c.Sealed().Weakenings),
-				Image: f.Image, Evidence: f.Evidence, Spec: string(text), Config: c.SealedText(), Resolved: c.Resolved(),
+				Image: f.Image, Evidence: f.Evidence, Spec: string(text), Config: c.SealedText(), Resolved: c.Resolved(), Volumes: volumes,
 			})
 		}
 	}

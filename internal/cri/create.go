@@ -97,7 +97,7 @@ func (s *Server) admitRun(ctx context.Context, res *sandbox.Reservation, cfg spe
 			return enforce.RunAdmission{}, err
 		}
 		if adm, err = s.o.Gate.AdmitRun(ctx, req); err != nil {
-			s.markStale(c, err)
+			s.markStale(req, err)
 			return enforce.RunAdmission{}, err
 		}
 	}
@@ -138,26 +138,23 @@ func (s *Server) runRequest(ctx context.Context, res *sandbox.Reservation, cfg s
 		Pod: podFacts(pod), PodID: res.Pod().ID(), Container: containerFacts(cfg, res.ID(), out.Weakenings), Image: c.Image, Evidence: c.Evidence,
 		Spec: string(out.JSON), Config: sealed, Resolved: res.Resolved(), Refusals: hits(out.Refusals),
 	}
+	if req.Volumes, err = s.volumes(cfg.Mounts, req.Resolved, pod.Namespace); err != nil {
+		return fail(err)
+	}
 	if !c.UsableIn(pod.Namespace) {
-		req.Refusals = append(req.Refusals, enforce.Hit{Layer: "gate", Rule: "image-access", Msg: fmt.Sprintf(
-			"%s was pulled with credentials and namespace %s has not pulled it itself; set imagePullPolicy: Always", c.Image.Name, pod.Namespace)})
+		req.Refusals = append(req.Refusals, noAccess(c, pod.Namespace))
 	}
 	return req, nil
 }
 
 // markStale makes the kubelet pull an image again whose stored evidence was not enough: it pulls only
 // what is absent, and a pull fetches evidence anew.
-func (s *Server) markStale(c image.Candidate, err error) {
-	var denied *enforce.Denied
-	if !errors.As(err, &denied) || len(denied.Hits) == 0 || c.Image.Name.IsZero() {
-		return
-	}
-	for _, h := range denied.Hits {
-		if h.Rule != "evidence-incomplete" { // more is wrong than what was not read
-			return
+func (s *Server) markStale(req enforce.RunRequest, err error) {
+	for _, name := range stale(req, err) {
+		if !name.IsZero() {
+			s.o.Images.MarkStale(name)
 		}
 	}
-	s.o.Images.MarkStale(c.Image.Name)
 }
 
 // existingContainer answers a repeated request: the container that is there, if it was asked for in

@@ -13,6 +13,7 @@ import (
 	"sallyport/enforce"
 	"sallyport/image"
 	"sallyport/sandbox"
+	"sallyport/sandbox/spec"
 )
 
 // What the door itself refuses.
@@ -51,8 +52,14 @@ func toStatus(err error) error {
 	switch {
 	case err == nil:
 		return nil
+	case errors.As(err, &denied) && denied.Volume != "":
+		return failure(codes.PermissionDenied, crierrors.ErrImageVolumeMountFailed.Error()+": "+denied.Error())
 	case errors.As(err, &denied):
 		return failure(codes.PermissionDenied, denied.Error())
+	case errors.Is(err, sandbox.ErrImageVolume):
+		return failure(codes.Unknown, crierrors.ErrImageVolumeMountFailed.Error()+": "+err.Error())
+	case errors.Is(err, spec.ErrRecursiveReadOnly):
+		return failure(codes.Unknown, crierrors.ErrRROUnsupported.Error()+": "+err.Error())
 	case errors.Is(err, enforce.ErrAudit):
 		return failure(codes.Unavailable, err.Error())
 	}

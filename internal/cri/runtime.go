@@ -32,7 +32,7 @@ func (s *Server) Status(ctx context.Context, req *v1.StatusRequest) (*v1.StatusR
 			s.networkCondition(ctx),
 			s.policyCondition(),
 		}},
-		Features: &v1.RuntimeFeatures{SupplementalGroupsPolicy: true, UserNamespacesHostNetwork: s.anyUserNamespaces()},
+		Features: &v1.RuntimeFeatures{SupplementalGroupsPolicy: true, UserNamespacesHostNetwork: s.anyUserNamespaces(), MountOptions: true},
 	}
 	for _, h := range s.o.Handlers {
 		f := &v1.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: h.RecursiveReadOnly, UserNamespaces: h.UserNamespaces}

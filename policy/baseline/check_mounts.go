@@ -85,6 +85,11 @@ func bound(v *view, m specs.Mount, at string) (out []string) {
 	ids := m.UIDMappings != nil || m.GIDMappings != nil
 	say(ids && !mapped, "it has ID mappings without a user namespace")
 	say(ids && (!sameMap(m.UIDMappings, v.Pod.UIDs) || !sameMap(m.GIDMappings, v.Pod.GIDs)), "its ID mappings are not those of the pod's user namespace")
+	if f.Kind == "image" {
+		for _, o := range []string{"nosuid", "nodev"} {
+			say(!contains(m.Options, o), "it lacks the option %s", o)
+		}
+	}
 	if f.Kind == "sys" {
 		for _, o := range []string{"ro", "nosuid", "nodev", "noexec"} {
 			say(!contains(m.Options, o), "it lacks the option %s", o)

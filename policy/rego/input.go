@@ -25,6 +25,7 @@ type (
 		TimeNS    int64                `json:"time_ns"`
 		Namespace string               `json:"namespace"` // "" for a pull without one
 		Image     image                `json:"image"`
+		Volume    string               `json:"volume"` // where the container sees the image, if it is a volume; "" for its own image
 		Claims    []claim              `json:"claims"`
 		Pod       pod                  `json:"pod"`
 		Container container            `json:"container"`
@@ -106,7 +107,7 @@ func inputOf(act policy.Act, claims []policy.Claim) (ast.Value, error) {
 	if err := bound(act, claims); err != nil {
 		return nil, err
 	}
-	in := input{Verb: string(act.Verb), Time: act.Now.UTC().Format(time.RFC3339Nano), TimeNS: act.Now.UnixNano(), Namespace: act.Namespace, Ports: act.Ports}
+	in := input{Verb: string(act.Verb), Time: act.Now.UTC().Format(time.RFC3339Nano), TimeNS: act.Now.UnixNano(), Namespace: act.Namespace, Volume: act.Volume, Ports: act.Ports}
 	if i := act.Image; i != nil {
 		in.Image = image{i.Name.String(), i.Name.Host(), i.Name.Repository(), i.Name.Tag(), i.Top.String(), i.Instance.String(), i.ID.String(), i.OS, i.Arch}
 	}

@@ -74,6 +74,7 @@ type ResolvedMount struct {
 	ReadOnly          bool        `json:"readOnly"`
 	RecursiveReadOnly bool        `json:"recursiveReadOnly"`
 	Propagation       Propagation `json:"propagation"`
+	Options           []string    `json:"options,omitempty"` // further ones asked for, of MountOptions
 	UIDs              []IDMapping `json:"uids,omitempty"`
 	GIDs              []IDMapping `json:"gids,omitempty"`
 }

@@ -203,13 +203,21 @@ func (b *builder) options(m ResolvedMount) ([]string, error) {
 	case m.RecursiveReadOnly && !readOnly:
 		return nil, errors.New("recursively read-only is asked for a mount that is writable")
 	case m.RecursiveReadOnly && !b.in.Host.RecursiveRO:
-		return nil, errors.New("the kernel or the OCI runtime cannot mount recursively read-only")
+		return nil, ErrRecursiveReadOnly
 	case m.RecursiveReadOnly:
 		options = append(options, "rro")
 	case readOnly:
 		options = append(options, "ro")
 	default:
 		options = append(options, "rw")
+	}
+	for _, o := range m.Options {
+		if !slices.Contains(MountOptions, o) {
+			return nil, fmt.Errorf("option %.40q cannot be asked for; only %q can", o, MountOptions)
+		}
+		if !slices.Contains(options, o) {
+			options = append(options, o)
+		}
 	}
 	user := b.in.Pod.Security.Namespaces.User
 	switch {
@@ -221,6 +229,13 @@ func (b *builder) options(m ResolvedMount) ([]string, error) {
 	}
 	return options, nil
 }
+
+// ErrRecursiveReadOnly says that a recursively read-only mount was asked for where there can be none.
+var ErrRecursiveReadOnly = errors.New("the kernel or the OCI runtime cannot mount recursively read-only")
+
+// MountOptions are those that a request may add to a bind mount (cri-api v1, Mount.mount_options). Each
+// only takes away.
+var MountOptions = []string{"nodev", "noexec", "nosuid"}
 
 // propagate opens the root mount as far as one of the mounts needs it; otherwise nothing propagates.
 func (b *builder) propagate(mode string) {

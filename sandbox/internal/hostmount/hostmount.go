@@ -50,6 +50,22 @@ func Open(path string) (*Source, error) {
 	}
 }
 
+// OpenIn opens path in a directory tree as if that were the root: no link leads out of it, and none of
+// the kernel's own is followed. A path that does not exist is an error that is os.ErrNotExist.
+func OpenIn(root, path string) (*Source, error) {
+	dir, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", root, err)
+	}
+	defer unix.Close(dir)
+	fd, err := unix.Openat2(dir, path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV})
+	if err != nil {
+		return nil, fmt.Errorf("open %q in %s: %w", path, root, err)
+	}
+	return fromFD(fd, nil)
+}
+
 func fromFD(fd int, missing []string) (*Source, error) {
 	f := os.NewFile(uintptr(fd), "mount source")
 	name, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
