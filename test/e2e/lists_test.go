@@ -329,6 +329,34 @@ func TestSlowEventReader(t *testing.T) {
 	}
 }
 
+// TestEventsEndWithDaemon: a client that listens is told of the daemon's end and does not delay it.
+func TestEventsEndWithDaemon(t *testing.T) {
+	w := start(t, nil, "")
+	conn, err := grpc.NewClient("unix://"+w.Socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	events, err := cri.NewRuntimeServiceClient(conn).GetContainerEvents(w.ctx, &cri.GetEventsRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(200 * time.Millisecond) // the daemon has begun to listen
+	begun := time.Now()
+	if err := w.StopDaemon(); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(begun); took > 3*time.Second {
+		t.Errorf("the daemon took %v to end while a client listened for events", took)
+	}
+	if _, err := events.Recv(); status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "the daemon is stopping") {
+		t.Errorf("Recv() = %v, want Unavailable with the reason", err)
+	}
+	if err := w.StartDaemon(w.ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestUpdatePodResources: the call passes the gate and leaves a record.
 func TestUpdatePodResources(t *testing.T) {
 	w := start(t, map[string]string{
