@@ -25,6 +25,10 @@ type Key struct {
 	NotAfter  time.Time // zero: no end
 }
 
+// ParseKey reads one PEM block "PUBLIC KEY" with a key of a kind that Sigstore signs with. The window is
+// left open.
+func ParseKey(text []byte) (Key, error) { return parseKey(text) }
+
 // parseKey reads one PEM block "PUBLIC KEY" with a key of a kind that Sigstore signs with.
 func parseKey(text []byte) (Key, error) {
 	block, rest := pem.Decode(text)

@@ -1,7 +1,8 @@
 // Package bundle reads policy from directories: the node's from <root>/node and each namespace's from
-// <root>/namespaces/<name>, unsigned (policy.source "local-unsigned"). It compiles them into layers
-// and says which layers judge a namespace. A bundle that is broken never weakens another: its
-// namespace keeps the last good one, or is denied by name.
+// <root>/namespaces/<name>, as plain files (policy.source "local-unsigned") or signed by those whom
+// <root>/root.json delegates to ("signed"). It compiles them into layers and says which layers judge a
+// namespace. A bundle that is broken never weakens another: its namespace keeps the last good one, or
+// is denied by name.
 package bundle
 
 import (
@@ -28,6 +29,8 @@ type Options struct {
 	Root    string // the policy directory, e.g. /etc/sallyport/policy
 	Scratch string // a directory for short-lived files, best on tmpfs; "" is the system's
 	Prev    *Set   // what was read before; unchanged bundles are taken over, broken ones keep what it had
+	// Signed accepts only what root.json's signers signed; nil: plain files, as they lie there.
+	Signed *Signed
 }
 
 // Problem is something wrong that does not stop the rest.
@@ -35,6 +38,7 @@ type Problem struct {
 	Namespace string // "" for the node policy
 	Msg       string // one line; names file, and line or field
 	Kept      bool   // the last good bundle goes on judging
+	Rule      string // by which it was refused; RuleBroken if it is ""
 }
 
 // String is the problem on one line.
@@ -55,10 +59,11 @@ type Set struct {
 	node     *compiled
 	bundles  map[string]*compiled
 	layers   map[string]*policy.Layer
-	broken   map[string]string // namespace to why it has no layer
+	broken   map[string]Refused // namespace to why it has no layer
 	problems []Problem
 	root     string
 	hash     string
+	trust    *Root // nil: unsigned
 }
 
 // Load reads root for the first time; see Read.
@@ -72,7 +77,7 @@ func Read(o Options) (*Set, error) {
 	if prev == nil {
 		prev = &Set{}
 	}
-	s := &Set{root: o.Root, bundles: map[string]*compiled{}, layers: map[string]*policy.Layer{}, broken: map[string]string{}}
+	s := &Set{root: o.Root, bundles: map[string]*compiled{}, layers: map[string]*policy.Layer{}, broken: map[string]Refused{}}
 	root, err := os.OpenRoot(o.Root)
 	if errors.Is(err, fs.ErrNotExist) {
 		return s.finish(), nil
@@ -84,16 +89,27 @@ func Read(o Options) (*Set, error) {
 	if err := trustedDir(root, ".", o.Root); err != nil {
 		return nil, err
 	}
+	if o.Signed != nil {
+		if err := s.readSigned(root, o, prev); err != nil {
+			return nil, err
+		}
+		return s.finish(), nil
+	}
 	if s.node, err = one(root, place{dir: o.Root, sub: "node", kind: Node, name: "node", scratch: o.Scratch}, prev.node); err != nil {
 		return nil, err
 	}
 	if s.node == nil {
 		return s.finish(), nil
 	}
-	if err := s.readNamespaces(root, o, prev); err != nil {
+	names, err := s.namespacesIn(root, o.Root)
+	if err != nil {
 		return nil, err
 	}
+	for _, name := range names {
+		s.readNamespace(root, o, name, prev)
+	}
 	s.keepMissing(prev)
+	s.reportMissing()
 	return s.finish(), nil
 }
 
@@ -137,32 +153,27 @@ func one(root *os.Root, p place, prev *compiled) (*compiled, error) {
 	return c, nil
 }
 
-func (s *Set) readNamespaces(root *os.Root, o Options, prev *Set) error {
+// namespacesIn lists the namespaces that have a directory, sorted. What is named otherwise is reported.
+func (s *Set) namespacesIn(root *os.Root, dir string) (names []string, err error) {
 	d, err := root.Open("namespaces")
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return nil, nil
 	}
-	at := filepath.Join(o.Root, "namespaces")
+	at := filepath.Join(dir, "namespaces")
 	if err != nil {
-		return fmt.Errorf("read %s: %w", at, cause(err))
+		return nil, fmt.Errorf("read %s: %w", at, cause(err))
 	}
 	defer d.Close()
 	if err := trusted(d, at); err != nil {
-		return err
+		return nil, err
 	}
 	entries, err := d.ReadDir(maxNamespaces + 1)
 	if err != nil && !errors.Is(err, io.EOF) {
-		return fmt.Errorf("read %s: %w", at, cause(err))
+		return nil, fmt.Errorf("read %s: %w", at, cause(err))
 	}
 	if len(entries) > maxNamespaces {
-		return fmt.Errorf("read %s: more than %d entries", at, maxNamespaces)
+		return nil, fmt.Errorf("read %s: more than %d entries", at, maxNamespaces)
 	}
-	slices.SortFunc(entries, func(a, b fs.DirEntry) int {
-		if a.Name() < b.Name() {
-			return -1
-		}
-		return 1
-	})
 	for _, e := range entries {
 		name := e.Name()
 		if name[0] == '.' {
@@ -172,9 +183,10 @@ func (s *Set) readNamespaces(root *os.Root, o Options, prev *Set) error {
 			s.problems = append(s.problems, Problem{Namespace: name, Msg: filepath.Join(at, name) + ": not a directory named as a namespace; nothing reads it"})
 			continue
 		}
-		s.readNamespace(root, o, name, prev)
+		names = append(names, name)
 	}
-	return nil
+	slices.Sort(names)
+	return names, nil
 }
 
 func (s *Set) readNamespace(root *os.Root, o Options, name string, prev *Set) {
@@ -192,21 +204,29 @@ func (s *Set) readNamespace(root *os.Root, o Options, name string, prev *Set) {
 		return
 	}
 	delete(s.bundles, name)
-	s.broken[name] = err.Error()
-	s.problems = append(s.problems, Problem{Namespace: name, Msg: err.Error()})
+	s.refuse(name, err)
 }
 
-// keepMissing keeps the last good bundle of a namespace that must have one and has lost it, and
-// reports those that never had one.
+// refuse denies a namespace by name.
+func (s *Set) refuse(name string, err error) {
+	s.broken[name] = Refused{RuleOf(err), err.Error()}
+	s.problems = append(s.problems, Problem{Namespace: name, Msg: err.Error(), Rule: RuleOf(err)})
+}
+
+// keepMissing keeps the last good bundle of a namespace that must have one and has lost it.
 func (s *Set) keepMissing(prev *Set) {
 	for _, name := range slices.Sorted(maps.Keys(prev.bundles)) {
-		if s.bundles[name] == nil && s.broken[name] == "" && s.node.manifest.requires(name) {
+		if s.bundles[name] == nil && s.broken[name].Msg == "" && s.node.manifest.requires(name) {
 			s.bundles[name] = prev.bundles[name]
 			s.problems = append(s.problems, Problem{Namespace: name, Msg: "its directory is gone, and the node policy requires one", Kept: true})
 		}
 	}
+}
+
+// reportMissing reports the namespaces that must have a bundle and have none.
+func (s *Set) reportMissing() {
 	for _, n := range s.node.manifest.required {
-		if n.literal() && s.bundles[n.text] == nil && s.broken[n.text] == "" {
+		if n.literal() && s.bundles[n.text] == nil && s.broken[n.text].Msg == "" {
 			s.problems = append(s.problems, Problem{Namespace: n.text, Msg: "the node policy requires one and none is installed"})
 		}
 	}
@@ -215,6 +235,9 @@ func (s *Set) keepMissing(prev *Set) {
 // finish makes the layers that are handed out, and the hash over all.
 func (s *Set) finish() *Set {
 	h := sha256.New()
+	if s.trust != nil {
+		fmt.Fprintf(h, "root %d %s\n", s.trust.version, s.trust.digest().Hex())
+	}
 	if s.node != nil {
 		fmt.Fprintf(h, "node %s\n", s.node.layer.Hash)
 	}
@@ -228,7 +251,7 @@ func (s *Set) finish() *Set {
 		s.layers[name] = &l
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.broken)) {
-		fmt.Fprintf(h, "broken %q %q\n", name, s.broken[name])
+		fmt.Fprintf(h, "broken %q %q\n", name, s.broken[name].Msg)
 	}
 	s.hash = hex.EncodeToString(h.Sum(nil))
 	return s
@@ -251,8 +274,8 @@ func (s *Set) For(namespace string) (*policy.Layer, *policy.Hit) {
 		return nil, &policy.Hit{Layer: "none", Rule: "no-policy", Msg: s.absent()}
 	case !namespaceName.MatchString(namespace):
 		return nil, &policy.Hit{Layer: "node", Rule: "namespace-name", Msg: fmt.Sprintf("%.80q is no name of a namespace", namespace)}
-	case s.broken[namespace] != "":
-		return nil, &policy.Hit{Layer: layer, Rule: "policy-broken", Msg: s.broken[namespace]}
+	case s.broken[namespace].Msg != "":
+		return nil, &policy.Hit{Layer: layer, Rule: s.broken[namespace].Rule, Msg: s.broken[namespace].Msg}
 	case s.node.manifest.denyUnlisted && !s.node.manifest.requires(namespace):
 		return nil, &policy.Hit{Layer: "node", Rule: "policy-unlisted", Msg: fmt.Sprintf("the node policy lists no namespace %q (namespaces.required) and denies those that are not listed", namespace)}
 	case s.layers[namespace] != nil:
