@@ -222,3 +222,28 @@ func TestPolicySource(t *testing.T) {
 		t.Errorf("%d records of refused policies, want one for each", refused)
 	}
 }
+
+// A path behind a link is known by both its names, also where its end does not exist yet.
+func TestBothNames(t *testing.T) {
+	dir := t.TempDir()
+	real, via := filepath.Join(dir, "real"), filepath.Join(dir, "via")
+	if err := os.Mkdir(real, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(real, via); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		path string
+		want []string
+	}{
+		{real, []string{real}},
+		{via, []string{via, real}},
+		{via + "/later/sock", []string{via + "/later/sock", real + "/later/sock"}},
+		{"/nowhere/at/all", []string{"/nowhere/at/all"}},
+	} {
+		if got := bothNames([]string{tt.path}); !slices.Equal(got, tt.want) {
+			t.Errorf("bothNames(%s) = %q, want %q", tt.path, got, tt.want)
+		}
+	}
+}

@@ -84,6 +84,28 @@ func makeDirs(dirs ...string) error {
 	return nil
 }
 
+// realPath is path without symbolic links, as far as it exists: the name by which the kernel tells of it.
+func realPath(path string) string {
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		return real
+	}
+	if up := filepath.Dir(path); up != path {
+		return filepath.Join(realPath(up), filepath.Base(path))
+	}
+	return path
+}
+
+// bothNames are the paths as configured and as the kernel tells of them, which is how mounts are judged.
+func bothNames(paths []string) (out []string) {
+	for _, p := range paths {
+		out = append(out, p)
+		if real := realPath(p); real != p {
+			out = append(out, real)
+		}
+	}
+	return out
+}
+
 // lockDir makes this the only daemon on dir until the returned file is closed or the process ends.
 func lockDir(dir string) (*os.File, error) {
 	path := filepath.Join(dir, "daemon.lock")

@@ -54,6 +54,7 @@ func serve(ctx context.Context, c config.Config) (err error) {
 	if err := makeDirs(c.Root, c.State, c.ImageRun(), scratchDir(c)); err != nil {
 		return err
 	}
+	c.Root, c.State = realPath(c.Root), realPath(c.State)
 	for _, dir := range []string{c.Root, c.State} {
 		lock, err := lockDir(dir)
 		if err != nil {
@@ -98,7 +99,7 @@ func (d *daemon) openGate(ctx context.Context) error {
 	}
 	key, err := envKey(filepath.Join(d.c.Root, "env.key"))
 	if err == nil {
-		d.gate, err = enforce.New(enforce.Options{Log: d.audit, Source: d.c.Policy.Source, EnvKey: key, ControlPaths: d.c.ControlPaths()})
+		d.gate, err = enforce.New(enforce.Options{Log: d.audit, Source: d.c.Policy.Source, EnvKey: key, ControlPaths: bothNames(d.c.ControlPaths())})
 	}
 	if err == nil {
 		d.figures = telemetry.New(d.gateFigures)

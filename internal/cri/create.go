@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 
+	"golang.org/x/sys/unix"
 	v1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"sallyport/enforce"
@@ -196,7 +197,7 @@ func localProfile(p spec.Profile) []byte {
 	if p.Kind != spec.Localhost {
 		return nil
 	}
-	f, err := os.Open(p.Ref)
+	f, err := os.OpenFile(p.Ref, os.O_RDONLY+unix.O_NONBLOCK, 0) // a pipe must not keep us waiting
 	if err != nil {
 		return nil
 	}
