@@ -70,6 +70,13 @@ func by(c Claim) string {
 	return clean(f.SAN)
 }
 
+func rootLabel(name string) string {
+	if name == "" {
+		return "trusted_root.json"
+	}
+	return fmt.Sprintf("trusted root %q", clean(name))
+}
+
 func short(id string) string {
 	if len(id) > 12 {
 		return id[:12]

@@ -118,8 +118,8 @@ func TestQuorumMembersDemands(t *testing.T) {
 	if unlogged, _ := parse(t, yaml).Lowered(); !unlogged {
 		t.Error("Lowered() does not see a quorum's members")
 	}
-	if parse(t, yaml).Keyless() != "both" {
-		t.Error("Keyless() does not see a quorum's members")
+	if r := parse(t, yaml).Roots(); len(r) != 1 || r[0].Policy != "both" {
+		t.Error("Roots() does not see a quorum's members")
 	}
 }
 

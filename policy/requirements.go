@@ -38,6 +38,7 @@ type authority struct {
 	quorum       *quorum
 	key          *Key
 	identities   []identity
+	root         string // name of the trusted root that must vouch; "" is trusted_root.json
 	demand       demand
 	side         side
 	attestations []attestation
@@ -79,16 +80,19 @@ type attestation struct {
 // Keys are the public keys that some authority names, each once, in the order of the file.
 func (r *Requirements) Keys() []Key { return slices.Clone(r.keys) }
 
-// Keyless is the name of a policy that needs a trusted root, or "" if none does.
-func (r *Requirements) Keyless() string {
+// RootRef is a trusted root that a policy needs; Name is "" for trusted_root.json.
+type RootRef struct{ Policy, Name string }
+
+// Roots are the trusted roots that keyless authorities need, in the order of the file.
+func (r *Requirements) Roots() (out []RootRef) {
 	for _, p := range r.policies {
 		for _, a := range p.signers() {
-			if len(a.identities) > 0 {
-				return p.name
+			if ref := (RootRef{p.name, a.root}); len(a.identities) > 0 && !slices.Contains(out, ref) {
+				out = append(out, ref)
 			}
 		}
 	}
-	return ""
+	return out
 }
 
 // Lowered says what some keyless authority does without: the verifier must let pass what is in no
@@ -304,6 +308,10 @@ func (a authority) signed(c Claim) (mine bool, near string) {
 	}
 	for _, id := range a.identities {
 		if !id.names(f.SAN) {
+			continue
+		}
+		if f.Root != a.root {
+			near = fmt.Sprintf("certificate of %s is vouched for by %s, want %s", by(c), rootLabel(f.Root), rootLabel(a.root))
 			continue
 		}
 		if f.Issuer != id.issuer {

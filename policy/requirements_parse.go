@@ -46,7 +46,8 @@ type (
 		Attestations []attestationYAML `yaml:"attestations"`
 	}
 	keylessYAML struct {
-		Identities []identityYAML `yaml:"identities"`
+		Identities   []identityYAML `yaml:"identities"`
+		TrustRootRef string         `yaml:"trustRootRef"`
 	}
 	identityYAML struct {
 		Issuer        string            `yaml:"issuer"`
@@ -200,6 +201,10 @@ func (y authorityYAML) compile(read func(string) ([]byte, error)) (authority, er
 		a.key, err = y.Key.compile(read)
 	default:
 		a.identities, err = y.Keyless.compile()
+		a.root = y.Keyless.TrustRootRef
+		if err == nil && a.root != "" && !ruleName.MatchString(a.root) {
+			err = fmt.Errorf("keyless.trustRootRef: %q; want the name of a file in trusted_roots, without .json", a.root)
+		}
 	}
 	if err != nil {
 		return a, err

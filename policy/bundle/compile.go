@@ -72,8 +72,10 @@ func (c *compiled) images(f files, scratch string) error {
 		if reqs, err = policy.ParseRequirements(text, f.read); err != nil {
 			return fmt.Errorf("requirements.yaml: %w", err)
 		}
-		if p := reqs.Keyless(); p != "" && f["trusted_root.json"] == nil {
-			return fmt.Errorf("requirements.yaml: policy %q is keyless, and there is no trusted_root.json to verify certificates with", p)
+		for _, root := range reqs.Roots() {
+			if f[rootFile(root.Name)] == nil {
+				return fmt.Errorf("requirements.yaml: policy %q is keyless, and there is no %s to verify certificates with", root.Policy, rootFile(root.Name))
+			}
 		}
 		c.layer.Images = append(c.layer.Images, reqs)
 	}
@@ -92,11 +94,12 @@ func (c *compiled) images(f files, scratch string) error {
 	if len(c.layer.Images) == 0 {
 		return errors.New("requirements.yaml, policy.json: both are missing; without one no image is admitted")
 	}
-	if f["trusted_root.json"] == nil && (reqs == nil || len(reqs.Keys()) == 0) {
+	names := f.roots()
+	if len(names) == 0 && (reqs == nil || len(reqs.Keys()) == 0) {
 		return nil // nothing can prove a claim; policy.json brings its own keys
 	}
 	var err error
-	if c.layer.Verifier, err = verifier(f["trusted_root.json"], reqs); err != nil {
+	if c.layer.Verifier, err = verifier(f, names, reqs); err != nil {
 		return fmt.Errorf("trusted_root.json: %w", err)
 	}
 	return nil
@@ -135,10 +138,11 @@ func (f files) misplaced() error {
 		inRego := dir == "rego/" || strings.HasPrefix(dir, "rego/")
 		switch {
 		case dir == "" && slices.Contains(known, base):
+		case dir == rootsDir && ext == ".json" && rootName.MatchString(strings.TrimSuffix(base, ".json")):
 		case inRego && ext == ".rego":
 		case dir == "rego/" && base == "data.json":
 		default:
-			return fmt.Errorf("%s: nothing reads a file of this name here; known are %s, rego/*.rego and rego/data.json", name, strings.Join(known, ", "))
+			return fmt.Errorf("%s: nothing reads a file of this name here; known are %s, trusted_roots/*.json, rego/*.rego and rego/data.json", name, strings.Join(known, ", "))
 		}
 	}
 	return nil

@@ -1,19 +1,48 @@
 package bundle
 
 import (
+	"maps"
 	"os"
+	"regexp"
+	"slices"
+	"strings"
 
 	"sallyport/policy"
 	"sallyport/policy/containers"
 	"sallyport/policy/sigstore"
 )
 
-// verifier makes what turns evidence into claims. reqs may be nil; root is nil where the bundle has no
-// trusted_root.json.
-func verifier(root []byte, reqs *policy.Requirements) (policy.Verifier, error) {
-	var o sigstore.Options
-	if root != nil {
-		o.Roots = [][]byte{root}
+// rootsDir holds further trusted roots, each for the authorities that name it.
+const rootsDir = "trusted_roots/"
+
+var rootName = regexp.MustCompile(`\A[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?\z`)
+
+// rootFile is where the trusted root of that name stands; "" is the one that needs no name.
+func rootFile(name string) string {
+	if name == "" {
+		return "trusted_root.json"
+	}
+	return rootsDir + name + ".json"
+}
+
+// roots lists the names of the trusted roots in the bundle, "" first.
+func (f files) roots() (names []string) {
+	if f[rootFile("")] != nil {
+		names = append(names, "")
+	}
+	for _, file := range slices.Sorted(maps.Keys(f)) {
+		if name, ok := strings.CutPrefix(file, rootsDir); ok && strings.HasSuffix(name, ".json") {
+			names = append(names, strings.TrimSuffix(name, ".json"))
+		}
+	}
+	return names
+}
+
+// verifier makes what turns evidence into claims under the roots of those names. reqs may be nil.
+func verifier(f files, names []string, reqs *policy.Requirements) (policy.Verifier, error) {
+	o := sigstore.Options{Names: names}
+	for _, name := range names {
+		o.Roots = append(o.Roots, f[rootFile(name)])
 	}
 	if reqs != nil {
 		o.Keys = reqs.Keys()

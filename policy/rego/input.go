@@ -53,6 +53,7 @@ type (
 		OfInstance    bool              `json:"ofInstance"` // subject is this platform's manifest
 		Issuer        string            `json:"issuer"`
 		SAN           string            `json:"san"`
+		Root          string            `json:"root"` // trusted root that vouches; "" for trusted_root.json
 		KeyID         string            `json:"keyID"`
 		PredicateType string            `json:"predicateType"`
 		Predicate     any               `json:"predicate"` // null for a signature, and beyond 1 MiB
@@ -147,7 +148,7 @@ func mappings(in []policy.IDMapping) (out []idMapping) {
 func claimOf(c policy.Claim, img *policy.Image) (claim, error) {
 	f := c.Fields()
 	out := claim{Kind: f.Kind, Subject: f.Subject.String(), OfInstance: img != nil && !f.Subject.IsZero() && f.Subject == img.Instance,
-		Issuer: f.Issuer, SAN: f.SAN, KeyID: f.KeyID, PredicateType: f.PredicateType, Extensions: f.Extensions,
+		Issuer: f.Issuer, SAN: f.SAN, Root: f.Root, KeyID: f.KeyID, PredicateType: f.PredicateType, Extensions: f.Extensions,
 		Logged: f.Logged, Timestamped: f.Timestamped, SCTs: f.SCTs}
 	if !f.Signed.IsZero() {
 		out.Signed, out.SignedNS = f.Signed.UTC().Format(time.RFC3339Nano), f.Signed.UnixNano()

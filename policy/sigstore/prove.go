@@ -124,7 +124,7 @@ func (v *verifier) proveKeyless(b parsed, cert *x509.Certificate) (proof, error)
 		return proof{}, errors.New("it is signed with a certificate, and this policy has no trusted_root.json")
 	}
 	var errs []error
-	for _, tr := range v.roots {
+	for i, tr := range v.roots {
 		d := demand{logs: 1, scts: 1, timed: true}
 		if v.acceptUnlogged && !b.logged(tr) {
 			d.logs = 0
@@ -143,6 +143,9 @@ func (v *verifier) proveKeyless(b parsed, cert *x509.Certificate) (proof, error)
 			return proof{}, err
 		}
 		f.Logged, f.SCTs = d.logs, d.scts
+		if len(v.names) > 0 {
+			f.Root = v.names[i]
+		}
 		return b.conclude(f, res)
 	}
 	return proof{}, errors.Join(errs...)

@@ -39,6 +39,7 @@ const (
 // Options are what one layer trusts. The zero value trusts nothing and nobody.
 type Options struct {
 	Roots [][]byte     // trusted_root.json documents; a keyless signature must hold under one of them alone
+	Names []string     // of Roots, as claims tell them; nil: all ""
 	Keys  []policy.Key // public keys
 	// A keyless signature must be in a transparency log, and its certificate in a certificate log. A
 	// layer of which some requirement says "rekor: none" or "sct: none" sets these; the claims then
@@ -54,7 +55,10 @@ func New(o Options) (policy.Verifier, error) {
 	if len(o.Roots) > maxRoots || len(o.Keys) > maxKeys {
 		return nil, fmt.Errorf("compile trust: %d roots and %d keys, want at most %d and %d", len(o.Roots), len(o.Keys), maxRoots, maxKeys)
 	}
-	v := &verifier{acceptUnlogged: o.AcceptUnlogged, acceptWithoutSCT: o.AcceptWithoutSCT}
+	if o.Names != nil && len(o.Names) != len(o.Roots) {
+		return nil, fmt.Errorf("compile trust: %d names for %d roots", len(o.Names), len(o.Roots))
+	}
+	v := &verifier{names: append(make([]string, 0, len(o.Roots)), o.Names...), acceptUnlogged: o.AcceptUnlogged, acceptWithoutSCT: o.AcceptWithoutSCT}
 	for i, doc := range o.Roots {
 		tr, err := root.NewTrustedRootFromJSON(doc)
 		if err != nil {
@@ -78,6 +82,7 @@ func New(o Options) (policy.Verifier, error) {
 // verifier implements policy.Verifier. All fields are constant.
 type verifier struct {
 	roots                            []*root.TrustedRoot
+	names                            []string // of roots, as many or none
 	keys                             []key
 	acceptUnlogged, acceptWithoutSCT bool
 }

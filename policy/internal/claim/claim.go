@@ -15,6 +15,7 @@ type Fields struct {
 	Subject       ref.Digest        // digest of the manifest that was signed
 	Issuer        string            // OIDC issuer (Fulcio extension 1.3.6.1.4.1.57264.1.8), keyless only
 	SAN           string            // subject alternative name of the certificate, keyless only
+	Root          string            // name of the trusted root that vouches, keyless only; "" for trusted_root.json
 	KeyID         string            // sha256 of the public key's PKIX DER, hex; key only
 	PredicateType string            // in-toto predicateType; "" for a message signature over the manifest
 	Predicate     []byte            // predicate JSON, at most 1 MiB, else nil
