@@ -128,7 +128,8 @@ func TestLogFile(t *testing.T) {
 	dir := t.TempDir()
 	os.Symlink("/etc", filepath.Join(dir, "link"))
 	os.Symlink("/etc/passwd", filepath.Join(dir, "leaf"))
-	for _, bad := range []string{"", "..", "../x", "a/../../x", "/x", "link/x", "leaf", ".", "a\nb", "a\x00b"} {
+	os.Symlink("/etc/passwd", filepath.Join(dir, "rotated.tmp")) // what conmon would write through
+	for _, bad := range []string{"", "..", "../x", "a/../../x", "/x", "link/x", "leaf", "rotated", ".", "a\nb", "a\x00b"} {
 		if got, err := LogFile(dir, bad); err == nil {
 			t.Errorf("LogFile(%q) = %q, want an error", bad, got)
 		}

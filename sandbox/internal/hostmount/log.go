@@ -45,13 +45,16 @@ func LogFile(dir, rel string) (string, error) {
 		at.Close()
 		at = next
 	}
-	var st unix.Stat_t
-	err = unix.Fstatat(int(at.Fd()), base, &st, unix.AT_SYMLINK_NOFOLLOW)
-	if err == nil && st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return "", fmt.Errorf("resolve log file %q beneath %q: it exists and is no regular file", rel, dir)
-	}
-	if err != nil && !errors.Is(err, unix.ENOENT) {
-		return "", fmt.Errorf("resolve log file %q beneath %q: %w", rel, dir, err)
+	// conmon makes a new file beside the log and renames it (its reopening follows links and truncates).
+	for _, base := range []string{base, base + ".tmp"} {
+		var st unix.Stat_t
+		err := unix.Fstatat(int(at.Fd()), base, &st, unix.AT_SYMLINK_NOFOLLOW)
+		if err == nil && st.Mode&unix.S_IFMT != unix.S_IFREG {
+			return "", fmt.Errorf("resolve log file %q beneath %q: %s exists and is no regular file", rel, dir, base)
+		}
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			return "", fmt.Errorf("resolve log file %q beneath %q: %w", rel, dir, err)
+		}
 	}
 	name, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(int(at.Fd())))
 	if err != nil {
