@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"time"
 
 	"sallyport/audit"
 	"sallyport/enforce"
@@ -17,10 +18,12 @@ import (
 // policySource reads the policy directory and installs what it finds in the gate. It may be used
 // concurrently.
 type policySource struct {
-	dir     string        // constant
-	scratch string        // constant; short-lived files of policy.json evaluation
-	gate    *enforce.Gate // constant
-	log     *slog.Logger  // constant
+	dir     string           // constant
+	state   string           // constant; persistent memory of signed policy, "" where it is unsigned
+	scratch string           // constant; short-lived files of policy.json evaluation
+	latest  func() time.Time // constant; the latest time that was recorded
+	gate    *enforce.Gate    // constant
+	log     *slog.Logger     // constant
 
 	mu      sync.Mutex  // guards the fields; held over a reload, so that two cannot cross
 	set     *bundle.Set // guarded by mu; in force
@@ -32,20 +35,23 @@ type policySource struct {
 func (p *policySource) reload(ctx context.Context) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	set, err := bundle.Read(bundle.Options{Root: p.dir, Scratch: p.scratch, Prev: p.set})
+	set, err := bundle.Read(p.options())
 	if err != nil {
 		p.problem = err.Error()
 		p.log.Error("policy refused", "err", err)
+		if p.withdrawn(err) {
+			p.set = nil
+		}
 		if p.set == nil { // never a good one: the denial is to name the file, not to ask for a policy
-			broken := enforce.Hit{Layer: "node", Rule: "policy-broken", Msg: err.Error()}
+			broken := enforce.Hit{Layer: "node", Rule: bundle.RuleOf(err), Msg: err.Error()}
 			if err := p.gate.Install(ctx, enforce.Policies{For: func(string) (*policy.Layer, *policy.Hit) { return nil, &broken }}); err != nil {
 				return fmt.Errorf("install policy: %w", err)
 			}
 		}
 		return p.gate.Record(ctx, audit.Event{Type: "policy", Outcome: "refused",
-			Hits: []audit.Hit{{Layer: "node", Rule: "policy-broken", Msg: err.Error()}}})
+			Hits: []audit.Hit{{Layer: "node", Rule: bundle.RuleOf(err), Msg: err.Error()}}})
 	}
-	if err := p.gate.Install(ctx, enforce.Policies{Node: set.Node(), For: set.For}); err != nil {
+	if err := p.gate.Install(ctx, enforce.Policies{Node: set.Node(), For: set.For, Shadow: set.Shadow}); err != nil {
 		return fmt.Errorf("install policy: %w", err)
 	}
 	p.set, p.problem = set, ""
@@ -55,7 +61,7 @@ func (p *policySource) reload(ctx context.Context) error {
 		faults = append(faults, problem.String())
 		p.log.Warn("policy problem", "problem", problem.String())
 		errs = append(errs, p.gate.Record(ctx, audit.Event{Type: "policy", Outcome: "refused", Namespace: problem.Namespace,
-			Hits: []audit.Hit{{Layer: "namespace " + problem.Namespace, Rule: "policy-broken", Msg: problem.String()}}}))
+			Hits: []audit.Hit{problemHit(problem)}}))
 	}
 	p.problem = strings.Join(faults, "; ")
 	if set.Node() == nil {
@@ -64,6 +70,40 @@ func (p *policySource) reload(ctx context.Context) error {
 		p.log.Info("policy installed", "node", set.Node().Hash, "namespaces", len(set.Namespaces()), "hash", set.Hash())
 	}
 	return errors.Join(errs...)
+}
+
+// options say what to read and under what trust. Policy source "signed" has a state directory.
+func (p *policySource) options() bundle.Options {
+	o := bundle.Options{Root: p.dir, Scratch: p.scratch, Prev: p.set}
+	if p.state != "" {
+		o.Signed = &bundle.Signed{State: p.state, Now: later(time.Now(), p.latest())}
+	}
+	return o
+}
+
+// withdrawn reports whether the node policy in force lost its signers: reading signed policy falls back to
+// the last good one by itself, so that a refusal by name says that this does not count any more either.
+func (p *policySource) withdrawn(err error) bool {
+	return p.state != "" && bundle.RuleOf(err) != bundle.RuleBroken
+}
+
+// later is the judged time: the clock may have been set back behind what was recorded.
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+func problemHit(p bundle.Problem) audit.Hit {
+	h := audit.Hit{Layer: "node", Rule: p.Rule, Msg: p.String()}
+	if p.Namespace != "" {
+		h.Layer = "namespace " + p.Namespace
+	}
+	if h.Rule == "" {
+		h.Rule = bundle.RuleBroken
+	}
+	return h
 }
 
 // trouble is what is wrong with the policy files now, on one line; "" for nothing.

@@ -103,7 +103,7 @@ func (d *daemon) openGate(ctx context.Context) error {
 	}
 	if err == nil {
 		d.figures = telemetry.New(d.gateFigures)
-		d.policy = &policySource{dir: d.c.Policy.Dir, scratch: scratchDir(d.c), gate: d.gate, log: d.log}
+		d.policy = &policySource{dir: d.c.Policy.Dir, state: d.c.PolicyState(), latest: d.audit.Latest, scratch: scratchDir(d.c), gate: d.gate, log: d.log}
 		err = d.record(ctx, "start", nil)
 	}
 	if err == nil {

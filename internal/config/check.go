@@ -50,7 +50,7 @@ var checks = []check{
 	{"log.format", func(c Config) (string, string) { return oneOf(c.Log.Format, "text", "json") }},
 	{"log.level", func(c Config) (string, string) { return oneOf(c.Log.Level, "debug", "info", "warn", "error") }},
 	{"policy.dir", func(c Config) (string, string) { return absolute(c.Policy.Dir) }},
-	{"policy.source", func(c Config) (string, string) { return oneOf(c.Policy.Source, "local-unsigned") }},
+	{"policy.source", func(c Config) (string, string) { return oneOf(c.Policy.Source, "local-unsigned", "signed") }},
 	{"runtime.handlers", handlers},
 	{"runtime.default", func(c Config) (string, string) {
 		if _, ok := c.Runtime.Handlers[c.Runtime.Default]; !ok {

@@ -47,8 +47,8 @@ type Log struct {
 
 // Policy says where policy comes from.
 type Policy struct {
-	Dir    string `toml:"dir" doc:"Directory with node/ and namespaces/<namespace>/."`
-	Source string `toml:"source" doc:"local-unsigned: files as they lie in dir, which stands in Status and in every audit record."`
+	Dir    string `toml:"dir" doc:"Directory with node/ and namespaces/<namespace>/, and for source signed root.json and roots/."`
+	Source string `toml:"source" doc:"local-unsigned: files as they lie in dir. signed: OCI layouts in dir, signed by those whom dir/root.json delegates to; plain files are refused. It stands in Status and in every audit record."`
 }
 
 // Runtime names the programs that containers need.
@@ -138,6 +138,15 @@ func (c Config) ImageRoot() string { return filepath.Join(c.Root, "image") }
 
 // ImageRun is the image store's volatile directory.
 func (c Config) ImageRun() string { return filepath.Join(c.State, "image") }
+
+// PolicyState is where the memory of signed policy lies: policy-state.json and policy-kept; "" where policy
+// is unsigned and has none.
+func (c Config) PolicyState() string {
+	if c.Policy.Source != "signed" {
+		return ""
+	}
+	return c.Root
+}
 
 // CNICache is libcni's cache, ours alone.
 func (c Config) CNICache() string { return filepath.Join(c.Root, "cni") }
