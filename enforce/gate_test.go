@@ -110,6 +110,8 @@ func TestRedeemZero(t *testing.T) {
 		"run":    func() (enforce.Grant, error) { return g.Redeem(enforce.RunAdmission{}) },
 		"update": func() (enforce.Grant, error) { return g.RedeemUpdate(enforce.UpdateAdmission{}) },
 		"exec":   func() (enforce.Grant, error) { return g.RedeemExec(enforce.ExecAdmission{}) },
+		"attach": func() (enforce.Grant, error) { return g.RedeemAttach(enforce.AttachAdmission{}) },
+		"ports":  func() (enforce.Grant, error) { return g.RedeemPortForward(enforce.PortForwardAdmission{}) },
 	} {
 		if got, err := redeem(); !errors.Is(err, enforce.ErrForged) || got.Valid() {
 			t.Errorf("%s: redeeming the zero admission = %v, %v, want ErrForged", name, got.Valid(), err)
@@ -414,7 +416,9 @@ func TestNoRecordNoRun(t *testing.T) {
 			_, err := g.AdmitUpdate(t.Context(), enforce.UpdateRequest{Pod: policy.Pod{Namespace: "shop"}, Container: policy.Container{ID: "c1"}, Resources: []byte("{}")})
 			return err
 		},
-		"exec": func() error { _, err := g.AdmitExec(t.Context(), execRequest(t, "/bin/other")); return err },
+		"exec":        func() error { _, err := g.AdmitExec(t.Context(), execRequest(t, "/bin/other")); return err },
+		"attach":      func() error { _, err := g.AdmitAttach(t.Context(), attachRequest()); return err },
+		"portforward": func() error { _, err := g.AdmitPortForward(t.Context(), portsRequest(80)); return err },
 	} {
 		if err := admit(); !errors.Is(err, enforce.ErrAudit) {
 			t.Errorf("%s with a closed log = %v, want ErrAudit", name, err)
