@@ -2,9 +2,12 @@ package sandbox
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"path/filepath"
 	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"sallyport/enforce"
 	"sallyport/sandbox/internal/hostmount"
@@ -67,11 +70,31 @@ func (c *Container) Update(ctx context.Context, adm enforce.UpdateAdmission) err
 	if err := c.runtime.Update(ctx, c.id, []byte(grant.Spec())); err != nil {
 		return fmt.Errorf("update container %s: %w", c.id, err)
 	}
-	c.change(func(s *ContainerStatus) { s.Resources = []byte(grant.Spec()) })
+	now, err := inForce(c.Status().Resources, []byte(grant.Spec()))
+	if err != nil {
+		return fmt.Errorf("update container %s: %w", c.id, err)
+	}
+	c.change(func(s *ContainerStatus) { s.Resources = now })
 	if err := c.save(); err != nil {
 		return fmt.Errorf("update container %s: %w", c.id, err)
 	}
 	return nil
+}
+
+// inForce is what holds after an update: a limit that the update does not name stays (api.proto,
+// LinuxContainerResources: 0 is "not specified"). The kubelet resizes CPU and memory in calls of their
+// own and then compares the status with both.
+func inForce(before json.RawMessage, update []byte) (json.RawMessage, error) {
+	var r specs.LinuxResources
+	for _, text := range [][]byte{before, update} { // the second is laid over the first, field by field
+		if len(text) == 0 {
+			continue
+		}
+		if err := json.Unmarshal(text, &r); err != nil {
+			return nil, fmt.Errorf("read resources: %w", err)
+		}
+	}
+	return json.Marshal(r)
 }
 
 // ReopenLog makes the monitor write to a new log file, after the old one was moved away. On an error

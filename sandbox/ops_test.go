@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -302,6 +303,14 @@ func TestUpdate(t *testing.T) {
 	}
 	if got := string(c.Status().Resources); !strings.Contains(got, "333") {
 		t.Errorf("Resources = %s, want what was applied", got)
+	}
+	shares = 444
+	if err := n.update(c, specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: &shares}}); err != nil {
+		t.Fatal(err)
+	}
+	var got specs.LinuxResources
+	if err := json.Unmarshal(c.Status().Resources, &got); err != nil || got.Memory == nil || *got.Memory.Limit != limit || *got.CPU.Shares != 444 {
+		t.Errorf("Resources after a second update of CPU alone = %s, %v, want both", c.Status().Resources, err)
 	}
 }
 
