@@ -36,6 +36,9 @@ var ErrAudit = errors.New("audit log")
 type Policies struct {
 	Node *policy.Layer
 	For  func(namespace string) (*policy.Layer, *policy.Hit)
+	// Shadow are layers on trial for a namespace, called "shadow <name>" after the layer that each would
+	// replace. They are judged after the decision and change nothing. nil: none.
+	Shadow func(namespace string) []*policy.Layer
 }
 
 // Options are the parts of a Gate.
@@ -60,6 +63,7 @@ type Gate struct {
 	denials   *tally // identical denials within five minutes
 	probes    *tally // repeated exec probes
 	counts    counters
+	shadows   counters // differences between what is enforced and what is on trial
 	auditErr  atomic.Pointer[error]
 	reopened  atomic.Int64 // when a failed log was last tried again, Unix nanoseconds
 	installMu sync.Mutex   // serialises Install

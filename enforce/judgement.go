@@ -25,6 +25,8 @@ type judgement struct {
 	stepped  bool
 	judged   []policy.Verdict // one per layer at least; without any, the act is denied
 	decision policy.Decision
+	evidence *Evidence    // of the image that was judged; nil without one
+	shadow   []policy.Hit // what policies on trial would have said otherwise
 }
 
 func (g *Gate) judgement(verb policy.Verb, namespace string) *judgement {
@@ -80,6 +82,7 @@ func (j *judgement) image(ctx context.Context, ev Evidence) {
 	if !ev.Complete {
 		j.add(policy.Refusal("gate", "evidence-incomplete", "signatures and attestations could not all be read: "+ev.Missing))
 	}
+	j.evidence = &ev
 	for _, layer := range j.layers.list() {
 		v := j.gate.cache.judge(ctx, layer, *j.act.Image, ev, j.act.Now)
 		if j.stepped && !v.Until().IsZero() {
@@ -111,6 +114,7 @@ func (j *judgement) conclude(ctx context.Context, gr *grant) (*permit, error) {
 // settle decides and records.
 func (j *judgement) settle(ctx context.Context) (audit.Receipt, error) {
 	j.decision = policy.Decide(j.act, j.judged...)
+	j.compare(ctx)
 	ev := j.event()
 	if !j.decision.Allowed() {
 		return audit.Receipt{}, j.deny(ctx, ev)
@@ -195,6 +199,7 @@ func (j *judgement) event() audit.Event {
 		ev.Argv = x.Argv
 	}
 	ev.Hits = auditHits(j.decision.Hits())
+	ev.Warnings = auditHits(j.shadow)
 	for _, v := range j.judged {
 		ev.Warnings = append(ev.Warnings, auditHits(v.Warnings())...)
 		ev.Rules = append(ev.Rules, v.Rules()...)

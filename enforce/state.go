@@ -14,11 +14,12 @@ type State struct {
 	Source    string            // where policy comes from
 	AuditErr  error             // last failure to record
 	Decisions map[string]uint64 // "<verb> allow" and "<verb> deny"
+	Shadow    map[string]uint64 // "<verb> would-deny" and "<verb> would-admit": where mode shadow differs
 }
 
 // State is a snapshot.
 func (g *Gate) State() State {
-	s := State{Source: g.source, AuditErr: g.AuditError(), Decisions: g.counts.copy()}
+	s := State{Source: g.source, AuditErr: g.AuditError(), Decisions: g.counts.copy(), Shadow: g.shadows.copy()}
 	if n := g.policies.Load().Node; n != nil {
 		s.Installed, s.NodeHash = true, n.Hash
 	}

@@ -14,6 +14,9 @@ func (r *Requirements) contradictions() error {
 			return fmt.Errorf("policies[%d].name: %q is the name of policies[%d] too", i, p.name, before)
 		}
 		names[p.name] = i
+		if p.mode == Shadow { // on trial, to see what it contradicts
+			continue
+		}
 		reject := p.authorities[0].static != nil && !p.authorities[0].static.pass
 		for j, g := range p.globs {
 			before, seen := globs[g.text]

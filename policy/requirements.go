@@ -110,10 +110,13 @@ func (r *Requirements) Lowered() (unlogged, withoutSCT bool) {
 	return unlogged, withoutSCT
 }
 
-// Globs lists the globs of every policy by the policy's name.
+// Globs lists the globs of every policy by the policy's name, but for those in mode shadow.
 func (r *Requirements) Globs() map[string][]string {
 	out := map[string][]string{}
 	for _, p := range r.policies {
+		if p.mode == Shadow {
+			continue
+		}
 		for _, g := range p.globs {
 			out[p.name] = append(out[p.name], g.text)
 		}

@@ -59,7 +59,8 @@ type Set struct {
 	node     *compiled
 	bundles  map[string]*compiled
 	layers   map[string]*policy.Layer
-	broken   map[string]Refused // namespace to why it has no layer
+	trials   map[string]*compiled // in mode shadow, by namespace; "" is the node's
+	broken   map[string]Refused   // namespace to why it has no layer
 	problems []Problem
 	root     string
 	hash     string
@@ -110,6 +111,7 @@ func Read(o Options) (*Set, error) {
 	}
 	s.keepMissing(prev)
 	s.reportMissing()
+	s.readShadow(root, o, prev)
 	return s.finish(), nil
 }
 
@@ -249,6 +251,9 @@ func (s *Set) finish() *Set {
 			l.Floor = s.node.layer.FloorFor(name)
 		}
 		s.layers[name] = &l
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.trials)) {
+		fmt.Fprintf(h, "shadow %q %s\n", name, s.trials[name].layer.Hash)
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.broken)) {
 		fmt.Fprintf(h, "broken %q %q\n", name, s.broken[name].Msg)

@@ -36,6 +36,9 @@ func compile(f files, kind Kind, name, scratch string) (*compiled, error) {
 		return nil, errors.New("bundle.yaml: missing; it needs at least a name")
 	}
 	m, err := parseManifest(text, kind)
+	if err == nil {
+		err = trial(name, m.mode)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("bundle.yaml: %w", err)
 	}

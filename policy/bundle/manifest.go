@@ -78,10 +78,10 @@ func parseManifest(data []byte, kind Kind) (manifest, error) {
 	switch y.Mode {
 	case "", "enforce":
 		m.mode = policy.Enforce
-	case "warn":
-		m.mode = policy.Warn
+	case "warn", "shadow":
+		m.mode = policy.Mode(y.Mode)
 	default:
-		return m, fmt.Errorf("mode: %q; want enforce or warn", y.Mode)
+		return m, fmt.Errorf("mode: %q; want enforce or warn, or shadow in the directory shadow", y.Mode)
 	}
 	if kind != Node {
 		if y.Namespaces != nil {
