@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -127,15 +128,24 @@ func line(r audit.Record) string {
 	return strings.Join(parts, " ")
 }
 
-// place is namespace/pod/container, as far as known.
+// place is namespace/pod/container, as far as known. Whoever speaks CRI chooses the last two: a name with
+// anything but letters, digits and .-_ is quoted, so that none can pass for another part of the line.
 func place(e audit.Event) string {
 	var parts []string
 	for _, s := range []string{e.Namespace, e.Pod, e.Container} {
-		if s != "" {
-			parts = append(parts, s)
+		switch {
+		case s == "":
+			continue
+		case strings.ContainsFunc(s, odd):
+			s = strconv.Quote(s)
 		}
+		parts = append(parts, s)
 	}
 	return strings.Join(parts, "/")
+}
+
+func odd(r rune) bool {
+	return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '.' && r != '-' && r != '_'
 }
 
 func stamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z") }

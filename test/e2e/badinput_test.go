@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"sallyport/audit"
@@ -405,6 +406,45 @@ func TestFullDisk(t *testing.T) {
 	if err := n.StartDaemon(w.ctx); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// On a disk that came back read-only the daemon does not start, and says so on one line; what runs runs
+// on, and is taken over when the disk can be written.
+func TestReadOnlyDisk(t *testing.T) {
+	w := start(t, nil, "")
+	_, stays, _ := w.running(w.push("open/app", v1.Config{}), "stays", "/bin/sleep", "100000")
+	before, was, pid := w.state(stays), w.traces(), w.pid(stays)
+	if err := w.StopDaemon(); err != nil {
+		t.Fatal(err)
+	}
+	root := w.Path("root")
+	if err := unix.Mount(root, root, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Unmount(root, unix.MNT_DETACH) })
+	if err := unix.Mount("", root, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""); err != nil {
+		t.Fatal(err)
+	}
+	log := logSize()
+	if err := w.StartDaemon(w.ctx); err == nil {
+		t.Fatal("the daemon started on a read-only disk")
+	}
+	if said := saidSince(log); strings.Count(said, "\n") != 1 || !strings.Contains(said, root) || !strings.Contains(said, "read-only file system") {
+		t.Errorf("it said %q, want one line that names %s", said, root)
+	}
+	if comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)); err != nil || strings.TrimSpace(string(comm)) != "sleep" {
+		t.Errorf("what ran is %q, %v", comm, err)
+	}
+	if err := unix.Unmount(root, unix.MNT_DETACH); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.StartDaemon(w.ctx); err != nil {
+		t.Fatal(err)
+	}
+	if after := w.state(stays); !proto.Equal(before, after) {
+		t.Errorf("what ran before is now %v, was %v", after, before)
+	}
+	w.noTraces(was)
 }
 
 // podOf is the pod of a container.
