@@ -13,8 +13,8 @@ import (
 )
 
 func policyCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "policy", Short: "check policy before it is installed", Args: cobra.NoArgs, RunE: needsCommand}
-	cmd.AddCommand(policyCheckCommand())
+	cmd := &cobra.Command{Use: "policy", Short: "check policy before it is installed, sign it", Args: cobra.NoArgs, RunE: needsCommand}
+	cmd.AddCommand(policyCheckCommand(), policyBuildCommand(), policySignCommand(), policyVerifyCommand())
 	return cmd
 }
 
@@ -41,14 +41,22 @@ func checkPolicy(cmd *cobra.Command, dir string) error {
 	if _, err := os.Stat(filepath.Join(dir, "bundle.yaml")); err == nil {
 		return fmt.Errorf("check policy: %s is one bundle; give the directory that holds node/ and namespaces/", dir)
 	}
-	set, err := bundle.Load(dir)
+	return readPolicy(cmd, "check policy", bundle.Options{Root: dir})
+}
+
+// readPolicy reads a policy directory and describes what it found; what names the command in errors.
+func readPolicy(cmd *cobra.Command, what string, o bundle.Options) error {
+	set, err := bundle.Read(o)
 	if err != nil {
-		return badAnswer{fmt.Errorf("check policy: %w", err)}
+		return badAnswer{fmt.Errorf("%s: %w", what, err)}
 	}
 	if set.Node() == nil {
-		return badAnswer{fmt.Errorf("check policy: %s: there is no node policy; everything would be denied", filepath.Join(dir, "node"))}
+		return badAnswer{fmt.Errorf("%s: %s: there is no node policy; everything would be denied", what, filepath.Join(o.Root, "node"))}
 	}
 	var b strings.Builder
+	if r := set.Root(); r != nil {
+		fmt.Fprintf(&b, "root: version %d, until %s\n", r.Version(), stamp(r.Expires()))
+	}
 	describe(&b, set.Node())
 	for _, name := range set.Namespaces() {
 		if l, _ := set.For(name); l != nil {
@@ -61,10 +69,10 @@ func checkPolicy(cmd *cobra.Command, dir string) error {
 	}
 	problems := set.Problems()
 	for _, p := range problems[:max(len(problems)-1, 0)] {
-		fmt.Fprintln(cmd.ErrOrStderr(), "sallyport: check policy: "+printable(p.String()))
+		fmt.Fprintln(cmd.ErrOrStderr(), "sallyport: "+what+": "+printable(p.String()))
 	}
 	if n := len(problems); n > 0 {
-		return badAnswer{fmt.Errorf("check policy: %s", problems[n-1])}
+		return badAnswer{fmt.Errorf("%s: %s", what, problems[n-1])}
 	}
 	return nil
 }
