@@ -98,17 +98,21 @@ func (s *Server) forget(c *sandbox.Container) {
 func (s *Server) ListContainers(_ context.Context, req *v1.ListContainersRequest) (*v1.ListContainersResponse, error) {
 	f := req.GetFilter()
 	resp := &v1.ListContainersResponse{}
-	for _, c := range s.o.Pods.Containers() {
+	all := s.o.Pods.Containers()
+	for _, c := range all {
 		cfg, st := c.Config(), c.Status()
 		if !matchID(f.GetId(), c.ID()) || !matchID(f.GetPodSandboxId(), c.Pod().ID()) || !selects(f.GetLabelSelector(), cfg.Labels) ||
 			f.GetState() != nil && f.GetState().GetState() != containerState(st.State) {
 			continue
 		}
-		id := c.Image().ID.String()
-		resp.Containers = append(resp.Containers, &v1.Container{Id: c.ID(), PodSandboxId: c.Pod().ID(), Metadata: containerMetadata(cfg),
-			Image: imageSpecOut(c), ImageRef: id, ImageId: id, State: containerState(st.State), CreatedAt: st.Created.UnixNano(),
-			Labels: cfg.Labels, Annotations: cfg.Annotations})
+		resp.Containers = append(resp.Containers, s.shownContainers.item(c.ID(), st.State, func() *v1.Container {
+			id := c.Image().ID.String()
+			return &v1.Container{Id: c.ID(), PodSandboxId: c.Pod().ID(), Metadata: containerMetadata(cfg),
+				Image: imageSpecOut(c), ImageRef: id, ImageId: id, State: containerState(st.State), CreatedAt: st.Created.UnixNano(),
+				Labels: cfg.Labels, Annotations: cfg.Annotations}
+		}))
 	}
+	s.shownContainers.tidy(len(all))
 	sortByTime(resp.Containers)
 	return resp, nil
 }

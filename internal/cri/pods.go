@@ -174,14 +174,18 @@ func (s *Server) PodSandboxStatus(_ context.Context, req *v1.PodSandboxStatusReq
 func (s *Server) ListPodSandbox(_ context.Context, req *v1.ListPodSandboxRequest) (*v1.ListPodSandboxResponse, error) {
 	f := req.GetFilter()
 	resp := &v1.ListPodSandboxResponse{}
-	for _, pod := range s.o.Pods.List() {
+	all := s.o.Pods.List()
+	for _, pod := range all {
 		cfg, st := pod.Config(), pod.Status()
 		if !matchID(f.GetId(), pod.ID()) || f.GetState() != nil && f.GetState().GetState() != podState(st.State) || !selects(f.GetLabelSelector(), cfg.Labels) {
 			continue
 		}
-		resp.Items = append(resp.Items, &v1.PodSandbox{Id: pod.ID(), Metadata: podMetadata(cfg), State: podState(st.State),
-			CreatedAt: st.Created.UnixNano(), Labels: cfg.Labels, Annotations: cfg.Annotations, RuntimeHandler: cfg.Handler})
+		resp.Items = append(resp.Items, s.shownPods.item(pod.ID(), st.State, func() *v1.PodSandbox {
+			return &v1.PodSandbox{Id: pod.ID(), Metadata: podMetadata(cfg), State: podState(st.State),
+				CreatedAt: st.Created.UnixNano(), Labels: cfg.Labels, Annotations: cfg.Annotations, RuntimeHandler: cfg.Handler}
+		}))
 	}
+	s.shownPods.tidy(len(all))
 	sortByTime(resp.Items)
 	return resp, nil
 }

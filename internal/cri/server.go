@@ -69,6 +69,9 @@ type Server struct {
 	users   sync.Map                     // container ID to *v1.ContainerUser; dropped when removed
 	opened  openedFiles                  // has its own lock
 	closing chan struct{}                // closed when Serve ends
+
+	shownContainers shown[*v1.Container]  // has its own lock
+	shownPods       shown[*v1.PodSandbox] // has its own lock
 }
 
 // New wires a server; Serve runs it.
