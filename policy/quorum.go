@@ -9,9 +9,9 @@ import (
 
 // quorumYAML is an authority that several others make up together.
 type quorumYAML struct {
-	AtLeast         int             `yaml:"atLeast"`
+	AtLeast         int             `yaml:"atLeast" need:"yes"`
 	DistinctIssuers bool            `yaml:"distinctIssuers"`
-	Of              []authorityYAML `yaml:"of"`
+	Of              []authorityYAML `yaml:"of" need:"yes"`
 }
 
 // quorum passes when atLeast of its members pass, each by a signer of its own.

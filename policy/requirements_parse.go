@@ -21,17 +21,17 @@ const (
 // v1beta1; quorum, minimum, rekor, sct, timestamp, subject, ages and claims are ours.
 type (
 	requirementsYAML struct {
-		Policies []policyYAML `yaml:"policies"`
+		Policies []policyYAML `yaml:"policies" need:"yes"`
 	}
 	policyYAML struct {
-		Name        string          `yaml:"name"`
-		Images      []imageYAML     `yaml:"images"`
-		Authorities []authorityYAML `yaml:"authorities"`
+		Name        string          `yaml:"name" need:"yes"`
+		Images      []imageYAML     `yaml:"images" need:"yes"`
+		Authorities []authorityYAML `yaml:"authorities" need:"yes"`
 		Minimum     *minimumYAML    `yaml:"minimum"`
-		Mode        string          `yaml:"mode"`
+		Mode        string          `yaml:"mode" enum:"enforce,warn,shadow"`
 	}
 	imageYAML struct {
-		Glob string `yaml:"glob"`
+		Glob string `yaml:"glob" need:"yes"`
 	}
 	authorityYAML struct {
 		Name         string            `yaml:"name"`
@@ -39,18 +39,18 @@ type (
 		Key          *keyYAML          `yaml:"key"`
 		Static       *staticYAML       `yaml:"static"`
 		Quorum       *quorumYAML       `yaml:"quorum"`
-		Rekor        string            `yaml:"rekor"`
-		SCT          string            `yaml:"sct"`
-		Timestamp    string            `yaml:"timestamp"`
-		Subject      string            `yaml:"subject"`
+		Rekor        string            `yaml:"rekor" enum:"required,none"`
+		SCT          string            `yaml:"sct" enum:"required,none"`
+		Timestamp    string            `yaml:"timestamp" enum:"required,none"`
+		Subject      string            `yaml:"subject" enum:"any,index,instance"`
 		Attestations []attestationYAML `yaml:"attestations"`
 	}
 	keylessYAML struct {
-		Identities   []identityYAML `yaml:"identities"`
+		Identities   []identityYAML `yaml:"identities" need:"yes"`
 		TrustRootRef string         `yaml:"trustRootRef"`
 	}
 	identityYAML struct {
-		Issuer        string            `yaml:"issuer"`
+		Issuer        string            `yaml:"issuer" need:"yes"`
 		IssuerRegExp  string            `yaml:"issuerRegExp"`
 		Subject       string            `yaml:"subject"`
 		SubjectRegExp string            `yaml:"subjectRegExp"`
@@ -63,16 +63,16 @@ type (
 		NotAfter  time.Time `yaml:"notAfter"`
 	}
 	staticYAML struct {
-		Action  string `yaml:"action"`
+		Action  string `yaml:"action" need:"yes" enum:"pass,fail"`
 		Message string `yaml:"message"`
 	}
 	attestationYAML struct {
 		Name          string `yaml:"name"`
-		PredicateType string `yaml:"predicateType"`
+		PredicateType string `yaml:"predicateType" need:"yes"`
 		MaxAge        string `yaml:"maxAge"` // denyAfter by its older name
 		WarnAfter     string `yaml:"warnAfter"`
 		DenyAfter     string `yaml:"denyAfter"`
-		Subject       string `yaml:"subject"`
+		Subject       string `yaml:"subject" enum:"any,index,instance"`
 	}
 )
 

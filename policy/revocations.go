@@ -21,23 +21,23 @@ const (
 // The YAML form of revocations.yaml.
 type (
 	revocationsYAML struct {
-		Issued     time.Time         `yaml:"issued"`
-		MaxAge     string            `yaml:"maxAge"`
+		Issued     time.Time         `yaml:"issued" need:"yes"`
+		MaxAge     string            `yaml:"maxAge" need:"yes"`
 		Digests    []digestYAML      `yaml:"digests"`
 		Keys       []revokedKeyYAML  `yaml:"keys"`
 		Identities []revokedNameYAML `yaml:"identities"`
 	}
 	digestYAML struct {
-		Digest string `yaml:"digest"`
+		Digest string `yaml:"digest" need:"yes"`
 		Reason string `yaml:"reason"`
 	}
 	revokedKeyYAML struct {
-		ID          string    `yaml:"id"`
+		ID          string    `yaml:"id" need:"yes"`
 		SignedAfter time.Time `yaml:"signedAfter"`
 		Reason      string    `yaml:"reason"`
 	}
 	revokedNameYAML struct {
-		Issuer        string            `yaml:"issuer"`
+		Issuer        string            `yaml:"issuer" need:"yes"`
 		Subject       string            `yaml:"subject"`
 		SubjectRegExp string            `yaml:"subjectRegExp"`
 		Claims        map[string]string `yaml:"claims"`

@@ -13,20 +13,20 @@ import (
 // hardening is the form of hardening.yaml. A knob that is absent keeps the level's answer; a list that
 // is present replaces the level's.
 type hardening struct {
-	Level           string   `yaml:"level"`
-	Seccomp         string   `yaml:"seccomp"`
-	NoNewPrivileges string   `yaml:"noNewPrivileges"`
-	Privileged      string   `yaml:"privileged"`
-	HostNetwork     string   `yaml:"hostNetwork"`
-	HostPID         string   `yaml:"hostPID"`
-	HostIPC         string   `yaml:"hostIPC"`
-	HostUsers       string   `yaml:"hostUsers"`
-	RootUser        string   `yaml:"rootUser"`
-	Devices         string   `yaml:"devices"`
-	UnmaskedPaths   string   `yaml:"unmaskedPaths"`
-	AppArmor        string   `yaml:"appArmor"`
-	SELinux         string   `yaml:"seLinux"`
-	BidirMounts     string   `yaml:"bidirectionalMounts"`
+	Level           string   `yaml:"level" need:"yes" enum:"restricted,baseline,privileged"`
+	Seccomp         string   `yaml:"seccomp" enum:"refuse,override,allow"`
+	NoNewPrivileges string   `yaml:"noNewPrivileges" enum:"refuse,override,allow"`
+	Privileged      string   `yaml:"privileged" enum:"refuse,override,allow"`
+	HostNetwork     string   `yaml:"hostNetwork" enum:"refuse,allow"`
+	HostPID         string   `yaml:"hostPID" enum:"refuse,allow"`
+	HostIPC         string   `yaml:"hostIPC" enum:"refuse,allow"`
+	HostUsers       string   `yaml:"hostUsers" enum:"refuse,allow"`
+	RootUser        string   `yaml:"rootUser" enum:"refuse,allow"`
+	Devices         string   `yaml:"devices" enum:"refuse,allow"`
+	UnmaskedPaths   string   `yaml:"unmaskedPaths" enum:"refuse,override,allow"`
+	AppArmor        string   `yaml:"appArmor" enum:"refuse,override,allow"`
+	SELinux         string   `yaml:"seLinux" enum:"refuse,override,allow"`
+	BidirMounts     string   `yaml:"bidirectionalMounts" enum:"refuse,override,allow"`
 	Capabilities    []string `yaml:"capabilities"`
 	HostPaths       []string `yaml:"hostPaths"`
 	Sysctls         []string `yaml:"sysctls"`

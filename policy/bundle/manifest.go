@@ -26,18 +26,18 @@ const (
 
 // manifestYAML is the form of bundle.yaml.
 type manifestYAML struct {
-	Name       string    `yaml:"name"`
+	Name       string    `yaml:"name" need:"yes"`
 	Revision   uint64    `yaml:"revision"`
 	NotAfter   time.Time `yaml:"notAfter"`
-	Mode       string    `yaml:"mode"`
+	Mode       string    `yaml:"mode" enum:"enforce,warn,shadow"`
 	Rego       []string  `yaml:"rego"`
 	Namespaces *struct {
 		Required []string `yaml:"required"`
-		Unlisted string   `yaml:"unlisted"`
+		Unlisted string   `yaml:"unlisted" enum:"allow,deny"`
 	} `yaml:"namespaces"`
 	Allowances []struct {
-		Namespaces []string  `yaml:"namespaces"`
-		Hardening  yaml.Node `yaml:"hardening"`
+		Namespaces []string  `yaml:"namespaces" need:"yes"`
+		Hardening  yaml.Node `yaml:"hardening" need:"yes" ref:"hardening.json"`
 	} `yaml:"allowances"`
 }
 
