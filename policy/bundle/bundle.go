@@ -81,6 +81,11 @@ func Read(o Options) (*Set, error) {
 	s := &Set{root: o.Root, bundles: map[string]*compiled{}, layers: map[string]*policy.Layer{}, broken: map[string]Refused{}}
 	root, err := os.OpenRoot(o.Root)
 	if errors.Is(err, fs.ErrNotExist) {
+		if o.Signed != nil { // what was accepted before does not go with its directory
+			if err := s.readSigned(nil, o, prev); err != nil {
+				return nil, err
+			}
+		}
 		return s.finish(), nil
 	}
 	if err != nil {

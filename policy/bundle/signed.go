@@ -39,7 +39,7 @@ type trust struct {
 }
 
 // readSigned reads the node policy and those of namespaces, each as it lies in its directory or, where
-// that is refused, as it was accepted last. What was accepted is remembered before it is returned.
+// that is refused, as it was accepted last; root is nil where there is no policy directory at all. What was accepted is remembered before it is returned.
 func (s *Set) readSigned(root *os.Root, o Options, prev *Set) error {
 	t, err := openTrust(root, o)
 	if err != nil {
@@ -51,9 +51,11 @@ func (s *Set) readSigned(root *os.Root, o Options, prev *Set) error {
 	if s.node, err = t.settle(root, p, "", prev.node); err != nil || s.node == nil {
 		return err
 	}
-	names, err := s.namespacesIn(root, o.Root)
-	if err != nil {
-		return err
+	var names []string
+	if root != nil {
+		if names, err = s.namespacesIn(root, o.Root); err != nil {
+			return err
+		}
 	}
 	for name := range t.mem.state.Marks {
 		if name != "" && !slices.Contains(names, name) {
@@ -130,8 +132,11 @@ func (t *trust) warnOfEnd(namespace string, c *compiled) {
 	t.problems = append(t.problems, Problem{Namespace: namespace, Msg: "it ends at " + c.manifest.notAfter.UTC().Format(time.RFC3339) + "; install a newer one"})
 }
 
-// lying reads the directory sub; nil if it is absent.
+// lying reads the directory sub; nil if it is absent, or root is.
 func lying(root *os.Root, sub, at string) (files, error) {
+	if root == nil {
+		return nil, nil
+	}
 	d, err := root.OpenRoot(sub)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -271,7 +276,12 @@ func (t *trust) follow(root *os.Root, dir string) error {
 		return err
 	}
 	w := walk{root: root, dir: dir, out: files{}}
-	if err := w.file("root.json"); err != nil {
+	if root == nil {
+		err = fmt.Errorf("read %s: %w", dir, fs.ErrNotExist)
+	} else {
+		err = w.file("root.json")
+	}
+	if err != nil {
 		return &Refused{RuleRoot, err.Error() + `; policy.source is "signed", and without root.json nobody may sign`}
 	}
 	var steps []int

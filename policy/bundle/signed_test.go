@@ -191,6 +191,23 @@ func TestSignedKeepsLastGood(t *testing.T) {
 	}
 }
 
+// The policy directory may go whole: what it held judges on.
+func TestSignedDirectoryGoes(t *testing.T) {
+	o := newOrg(t)
+	o.whole()
+	o.mustRead()
+	here := o.dir
+	o.dir = filepath.Join(here, "none")
+	s := o.mustRead()
+	if l, hit := s.For("pay"); hit != nil || l == nil || s.Node() == nil || len(s.Problems()) != 3 || s.Problems()[0].Rule != RuleRoot {
+		t.Errorf("node %v, For() = %v, %v, Problems() = %v, want both policies and three problems", s.Node(), l, hit, s.Problems())
+	}
+	o.mem = t.TempDir() // a fresh node
+	if s, err := o.read(); err == nil || RuleOf(err) != RuleRoot {
+		t.Errorf("fresh node: Read() = %v, %v, want rule %s", s, err, RuleRoot)
+	}
+}
+
 // Another policy of the very revision that is in force is refused: a revision names one policy.
 func TestSignedRevisionReused(t *testing.T) {
 	o := newOrg(t)
