@@ -95,7 +95,16 @@ func (s *script) containers(pod, box string) {
 	s.want("container_memory_working_set_bytes", "metricdescs")
 	s.want("container_network_receive_bytes_total", "metricsp")
 	s.want(id, "update", "--memory", "100663296", id)
-	s.want("100663296", "inspect", id)
+	s.want(id, "update", "--cpu-quota", "50000", "--cpu-period", "100000", id)
+	limits := s.want("", "inspect", id)
+	for _, want := range []string{`"memoryLimitInBytes": "100663296"`, `"cpuQuota": "50000"`} {
+		if !strings.Contains(limits, want) {
+			s.fail("want "+want+" after two updates", []string{"inspect"})
+		}
+	}
+	s.want("verbs", "statsp")
+	s.want("container_cpu_usage_seconds_total", "metricdescs")
+	s.want("container_memory_usage_bytes", "metricsp")
 	s.want(id, "stop", "--timeout", "5", id)
 	s.want("Exited", "ps", "-a", "--state", "Exited")
 	s.want(`"exitCode": 0`, "inspect", id)
