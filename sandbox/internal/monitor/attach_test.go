@@ -55,6 +55,7 @@ func TestSlowClient(t *testing.T) {
 	m := New("/bin/conmon", 0)
 	var wg sync.WaitGroup
 	release := make(chan struct{})
+	free := sync.OnceFunc(func() { close(release) })
 	wg.Go(func() {
 		if err := m.Attach(t.Context(), to, Streams{Stdout: stuck{release}}); !errors.Is(err, ErrSlow) {
 			t.Errorf("Attach() of a stuck client = %v, want ErrSlow", err)
@@ -70,9 +71,10 @@ func TestSlowClient(t *testing.T) {
 	case <-sent:
 	case <-time.After(20 * time.Second):
 		t.Error("conmon is held up")
+		free()
 	}
 	wg.Wait()
-	close(release)
+	free()
 	if got.Len() != total*1023 {
 		t.Errorf("the other client got %d bytes, want %d", got.Len(), total*1023)
 	}
