@@ -58,6 +58,10 @@ func suite(ctx context.Context, o options, n *node.Node) (int, error) {
 	if err := os.Remove(result); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return 0, err
 	}
+	tmp := n.Path("tmp")
+	if err := os.MkdirAll(tmp, 0o755); err != nil {
+		return 0, err
+	}
 	args := []string{
 		"--runtime-endpoint", "unix://" + n.Socket, "--report-dir", dir,
 		"--ginkgo.json-report", result, "--ginkgo.no-color",
@@ -71,6 +75,7 @@ func suite(ctx context.Context, o options, n *node.Node) (int, error) {
 	}
 	cmd := exec.CommandContext(ctx, o.critest, args...)
 	cmd.Stdout, cmd.Stderr, cmd.Dir = output, output, n.Scratch
+	cmd.Env = append(os.Environ(), "TMPDIR="+tmp) // it leaves folders there
 	var exit *exec.ExitError
 	if err := cmd.Run(); err != nil && !errors.As(err, &exit) {
 		return 0, err
