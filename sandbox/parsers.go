@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"bytes"
 	"encoding/json"
 
 	"sallyport/sandbox/internal/monitor"
@@ -22,6 +23,13 @@ func Parsers() map[string]func([]byte) ([]byte, error) {
 		"exit":    func(b []byte) ([]byte, error) { return show(monitor.ParseExit(b)) },
 		"signal":  func(b []byte) ([]byte, error) { return show(parseSignal(string(b))) },
 		"message": func(b []byte) ([]byte, error) { return show(ociruntime.Message(b), nil) },
-		"expect":  func(b []byte) ([]byte, error) { return show(expect(b)) },
+		"packet": func(b []byte) ([]byte, error) {
+			var out, errs bytes.Buffer
+			if to, data := monitor.Packet(b, monitor.Streams{Stdout: &out, Stderr: &errs}); to != nil {
+				to.Write(data)
+			}
+			return show([][]byte{out.Bytes(), errs.Bytes()}, nil)
+		},
+		"expect": func(b []byte) ([]byte, error) { return show(expect(b)) },
 	}
 }

@@ -273,8 +273,8 @@ func untilDone(t *testing.T, w *world, call func(context.Context) (string, error
 
 func TestUnservedIsNamed(t *testing.T) {
 	w := start(t, nil, "")
-	if _, err := w.Runtime.Exec(w.ctx, &cri.ExecRequest{}); status.Code(err) != codes.Unimplemented || !strings.Contains(err.Error(), "Exec") {
-		t.Errorf("Exec() = %v, want Unimplemented by name", err)
+	if _, err := w.Runtime.CheckpointContainer(w.ctx, &cri.CheckpointContainerRequest{}); status.Code(err) != codes.Unimplemented || !strings.Contains(err.Error(), "CheckpointContainer") {
+		t.Errorf("CheckpointContainer() = %v, want Unimplemented by name", err)
 	}
 }
 
