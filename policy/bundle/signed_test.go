@@ -9,6 +9,7 @@ import (
 
 	"sallyport/policy"
 	"sallyport/policy/bundle/layout"
+	"sallyport/test/sigkit"
 )
 
 func TestSignedLoads(t *testing.T) {
@@ -116,6 +117,40 @@ func TestSignedNamespaceRefused(t *testing.T) {
 				t.Errorf("another namespace is denied too: %v", other)
 			}
 		})
+	}
+}
+
+// An identity is issuer and subject, both exact.
+func TestSignedKeyless(t *testing.T) {
+	o := newOrg(t)
+	for _, tt := range []struct {
+		name string
+		id   sigkit.Identity
+		ok   bool
+	}{
+		{"in order", sigkit.Identity{Issuer: issuer, SAN: "ci@acme.example"}, true},
+		{"another subject", sigkit.Identity{Issuer: issuer, SAN: "ci@acme.example.evil"}, false},
+		{"another issuer", sigkit.Identity{Issuer: issuer + "/", SAN: "ci@acme.example"}, false},
+	} {
+		o.dir, o.mem = t.TempDir(), t.TempDir()
+		o.whole()
+		c, f := o.policyOf(1, "team-a")
+		l := o.build(c, f)
+		a, err := layout.Open(l)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := o.kit.SignKeyless(a.Digest, tt.id)
+		if err == nil {
+			l, err = layout.Attach(l, b)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.install("namespaces/team-a", l)
+		if _, hit := o.mustRead().For("team-a"); (hit == nil) != tt.ok || hit != nil && hit.Rule != RuleSignature {
+			t.Errorf("%s: For() = %v, want admitted: %t", tt.name, hit, tt.ok)
+		}
 	}
 }
 
