@@ -161,12 +161,21 @@ func TestRecords(t *testing.T) {
 	}
 }
 
-// State is closed to others (CVE-2024-25621).
+// State is closed to others (CVE-2024-25621). The directories above a pod's may be walked through by
+// those who know a name, since the root of a pod's user namespace must reach its root filesystem; nobody
+// can list or write them, and what lies in them is closed.
 func TestStateIsClosed(t *testing.T) {
 	n := newNode(t)
 	p := n.pod(podConfig("a"))
 	c := n.run(p, script("app", "sleep 1000"))
-	for _, path := range []string{n.opt.Root, n.opt.State, n.podDir(p.ID()), c.bundle(), n.keyDir(c.key), filepath.Join(c.bundle(), "config.json")} {
+	for _, path := range []string{n.opt.Root, filepath.Dir(c.bundle()), filepath.Dir(n.podDir(p.ID()))} {
+		st, err := os.Stat(path)
+		must(t, err)
+		if st.Mode().Perm()&0o066 != 0 {
+			t.Errorf("%s has mode %o, want no reading and writing by others", path, st.Mode().Perm())
+		}
+	}
+	for _, path := range []string{n.opt.State, n.podDir(p.ID()), c.bundle(), n.keyDir(c.key), filepath.Join(c.bundle(), "config.json")} {
 		st, err := os.Stat(path)
 		must(t, err)
 		if st.Mode().Perm()&0o077 != 0 {
