@@ -94,7 +94,10 @@ func TestOneConnection(t *testing.T) {
 	}
 	for mode, stays := range map[StdinMode]bool{StdinOnce: true, StdinOpen: false, NoStdin: false} {
 		to := fakeConmon(t, serve)
-		to.Stdin, conns = mode, 0
+		to.Stdin = mode
+		mu.Lock()
+		conns = 0
+		mu.Unlock()
 		m := New("/bin/conmon", 0)
 		ctx, leave := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
