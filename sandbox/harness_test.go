@@ -193,7 +193,7 @@ func (t *trees) Mount(_ context.Context, g enforce.Grant) (image.Rootfs, error) 
 
 // MountVolume gives the base tree itself.
 func (t *trees) MountVolume(_ context.Context, g enforce.Grant, mount int) (image.Rootfs, error) {
-	if len(g.Volumes()) == 0 || g.Volumes()[0].Mount != mount {
+	if !slices.ContainsFunc(g.Volumes(), func(v enforce.VolumeImage) bool { return v.Mount == mount }) {
 		return image.Rootfs{}, enforce.ErrForged
 	}
 	return image.Rootfs{Path: filepath.Join(t.dir, "base")}, nil

@@ -229,3 +229,66 @@ func TestConfigSurvivesJSON(t *testing.T) {
 		t.Errorf("env after JSON = %q, %v", back.Env, err)
 	}
 }
+
+// TestMountOptions: what a request adds is there once, and nothing that loosens can be added.
+func TestMountOptions(t *testing.T) {
+	mounted := func(kind string, options ...string) (specs.Mount, error) {
+		in := usual()
+		in.Mounts = append(in.Mounts, ResolvedMount{Destination: "/m", Source: "/m", Kind: kind, Options: options})
+		out, err := Build(in)
+		if err != nil {
+			return specs.Mount{}, err
+		}
+		i := slices.IndexFunc(out.Spec.Mounts, func(m specs.Mount) bool { return m.Destination == "/m" })
+		return out.Spec.Mounts[i], nil
+	}
+	for _, kind := range []string{"host", "image"} {
+		m, err := mounted(kind, "noexec", "nosuid", "nodev")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, o := range MountOptions {
+			n := 0
+			for _, have := range m.Options {
+				if have == o {
+					n++
+				}
+			}
+			if n != 1 {
+				t.Errorf("%s: options = %q, want %s once", kind, m.Options, o)
+			}
+		}
+	}
+	for _, bad := range []string{"dev", "suid", "exec", "rw", "rshared", "idmap", "noexec,dev", ""} {
+		if m, err := mounted("host", bad); err == nil {
+			t.Errorf("option %q: mounted with %q, want an error", bad, m.Options)
+		}
+	}
+}
+
+// TestNodeSysfs: a pod with a user namespace on the node's network has the node's sysfs in place of its
+// own, read-only.
+func TestNodeSysfs(t *testing.T) {
+	in := usual()
+	in.Floor.HostNetwork = baseline.Allow
+	ids := []IDMapping{{0, 65536, 65536}}
+	in.Pod.Security.Namespaces.Network, in.Pod.Security.Namespaces.User = NamespaceNode, UserNamespace{NamespacePod, ids, ids}
+	in.Namespaces.User = "/run/sallyport/pods/p1/ns/user"
+	in.Mounts = append(in.Mounts, ResolvedMount{Destination: "/sys", Source: "/sys", Kind: "sys"})
+	out, err := Build(in)
+	if err != nil || len(out.Refusals) > 0 {
+		t.Fatalf("Build() = %v, %v", out.Refusals, err)
+	}
+	var at []specs.Mount
+	for _, m := range out.Spec.Mounts {
+		if m.Destination == "/sys" {
+			at = append(at, m)
+		}
+	}
+	if len(at) != 1 || at[0].Type != "bind" || !slices.Contains(at[0].Options, "ro") {
+		t.Errorf("mounts at /sys = %v, want the node's, read-only", at)
+	}
+	if found := baseline.Check(out.JSON, facts(in), in.Floor); len(found) > 0 {
+		t.Errorf("Check() = %v, want none", found)
+	}
+}

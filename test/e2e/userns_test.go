@@ -133,6 +133,15 @@ users
 			t.Errorf("owner of %s on the node = %v, want %v", path, got, want)
 		}
 	}
+	state := filepath.Join("/run", filepath.Base(scratch), "sandbox")
+	for path, want := range map[string]os.FileMode{state: 0o711, state + "/containers": 0o711, state + "/containers/" + id: 0o710, state + "/keys": 0o700} {
+		if st, err := os.Stat(path); err != nil || st.Mode().Perm() != want {
+			t.Errorf("mode of %s = %v, %v, want %v", path, st.Mode(), err, want)
+		}
+	}
+	if got := owner(t, state+"/containers/"+id); got != [2]uint32{0, outside} {
+		t.Errorf("owner of the runtime bundle = %v, want root and the pod's own group", got)
+	}
 	layers, _ := filepath.Glob(w.Path("root/image/storage/overlay/*/diff/bin/busybox"))
 	if len(layers) == 0 || owner(t, layers[0]) != [2]uint32{} {
 		t.Errorf("owner of the layer's file = %v, want root, untouched", layers)

@@ -143,3 +143,39 @@ func TestLogFile(t *testing.T) {
 		t.Errorf("LogFile() = %q, %v", got, err)
 	}
 }
+
+// TestOpenIn: no link leads out of the tree, and none of the kernel's own is followed.
+func TestOpenIn(t *testing.T) {
+	root, outside := t.TempDir(), t.TempDir()
+	for _, dir := range []string{"etc", "deep/er"} {
+		must(t, os.MkdirAll(filepath.Join(root, dir), 0o755))
+	}
+	must(t, os.WriteFile(filepath.Join(root, "etc/passwd"), []byte("inside"), 0o644))
+	must(t, os.WriteFile(filepath.Join(outside, "secret"), nil, 0o644))
+	for link, to := range map[string]string{"abs": "/etc", "up": "../../../../etc/passwd", "out": outside, "self": "/proc/self/root"} {
+		must(t, os.Symlink(to, filepath.Join(root, link)))
+	}
+	for in, want := range map[string]string{"/": "", "etc/passwd": "/etc/passwd", "/abs/passwd": "/etc/passwd", "up": "/etc/passwd", "../../etc": "/etc", "deep/../../etc": "/etc"} {
+		s, err := OpenIn(root, in)
+		if err != nil || s.Path() != filepath.Clean(root+want) {
+			t.Errorf("OpenIn(%s) = %v, %v, want %s beneath the root", in, s, err, want)
+		}
+		s.Close()
+	}
+	for _, bad := range []string{"none", "out/secret", "self", "out"} {
+		if s, err := OpenIn(root, bad); err == nil {
+			t.Errorf("OpenIn(%s) = %s, want an error", bad, s.Path())
+		}
+	}
+	must(t, os.Symlink(root, filepath.Join(outside, "tree")))
+	if s, err := OpenIn(filepath.Join(outside, "tree"), "etc"); err == nil {
+		t.Errorf("OpenIn() of a tree that is a link = %s, want an error", s.Path())
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
