@@ -76,6 +76,11 @@ func TestVolumesDenied(t *testing.T) {
 	}{
 		{"not given", "volume-facts", "", func(r *enforce.RunRequest) { r.Volumes = nil }},
 		{"given for another mount", "volume-facts", "", func(r *enforce.RunRequest) { r.Volumes[0].Mount = 0 }},
+		{"given for a file too", "volume-facts", "", func(r *enforce.RunRequest) {
+			more := r.Volumes[0]
+			more.Mount = 0
+			r.Volumes = append(r.Volumes, more)
+		}},
 		{"given for no mount", "volume-facts", "", func(r *enforce.RunRequest) { r.Volumes = append(r.Volumes, enforce.Volume{Mount: 2}) }},
 		{"given for a negative mount", "volume-facts", "", func(r *enforce.RunRequest) { r.Volumes = append(r.Volumes, enforce.Volume{Mount: -1}) }},
 		{"manifest swapped", "digest-mismatch", "/vol", func(r *enforce.RunRequest) { r.Volumes[0].Evidence.TopManifest = []byte("{}") }},
