@@ -219,6 +219,10 @@ func TestChecks(t *testing.T) {
 			s.spec.Linux.Namespaces = append(s.spec.Linux.Namespaces, specs.LinuxNamespace{Type: "user", Path: "/run/u"})
 			s.spec.Mounts[4].GIDMappings, s.facts.Pod.GIDs = []specs.LinuxIDMapping{{Size: 1}}, []IDMapping{{0, 7, 1}}
 		}, func(s *scene) { s.spec.Mounts[4].GIDMappings[0].HostID = 7 }},
+		{"B17", "image with setuid programs", func(s *scene) {
+			mount("/vol", "rbind", "ro", "nodev")(s)
+			s.facts.Mounts[1].Kind = "image"
+		}, func(s *scene) { s.spec.Mounts[5].Options = append(s.spec.Mounts[5].Options, "nosuid") }},
 		{"B17", "the node's sysfs writable", sysfs("rw"), func(s *scene) { s.spec.Mounts[0].Options[5] = "ro" }},
 		{"B18", "the node's sysfs in its own network", func(s *scene) { sysfs("ro")(s); s.facts.Pod.HostNetwork = false }, func(s *scene) { s.facts.Pod.HostNetwork = true }},
 		{"B18", "the node's sysfs without a user namespace", func(s *scene) { sysfs("ro")(s); s.facts.Pod.HostUsers = true }, func(s *scene) { s.facts.Pod.HostUsers = false }},
