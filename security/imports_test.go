@@ -22,6 +22,7 @@ var rooms = map[string][]string{
 	"policy/sigstore":             {"policy", "policy/internal/...", "image/ref"},
 	"policy/containers":           {"policy", "policy/internal/...", "image/ref"},
 	"policy/rego":                 {"policy"},
+	"policy/trial":                {"policy", "policy/...", "image/ref"},
 	"policy/bundle":               {"policy", "policy/...", "image/ref", "internal/durable"},
 	"policy/bundle/layout":        {"policy/internal/...", "image/ref"},
 	"enforce":                     {"policy", "policy/...", "audit", "image/ref"},
