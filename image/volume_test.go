@@ -211,7 +211,12 @@ func TestOpenUserNS(t *testing.T) {
 	os.WriteFile(dir+"/file", nil, 0o600)
 	os.Symlink(pin, dir+"/link")
 	unix.Mkfifo(dir+"/pipe", 0o600)
-	for _, bad := range []string{dir + "/file", dir + "/link", dir + "/pipe", dir, dir + "/none", "/dev/null", "/proc/self/ns/net"} {
+	os.WriteFile(dir+"/net", nil, 0o600)
+	if err := unix.Mount("/proc/self/ns/net", dir+"/net", "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Unmount(dir+"/net", unix.MNT_DETACH) })
+	for _, bad := range []string{dir + "/net", dir + "/file", dir + "/link", dir + "/pipe", dir, dir + "/none", "/dev/null"} {
 		if f, err := openUserNS(bad); err == nil {
 			f.Close()
 			t.Errorf("openUserNS(%s) succeeded", bad)
