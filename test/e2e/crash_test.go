@@ -63,7 +63,7 @@ func (w *world) traces() (out []string) {
 		b, _ := os.ReadFile(comm)
 		stat, _ := os.ReadFile(filepath.Join(filepath.Dir(comm), "stat"))
 		if name := strings.TrimSpace(string(b)); (name == "conmon" || name == "sleep" || name == "sallyport-init" || strings.HasPrefix(name, "runc")) && !strings.Contains(string(stat), ") Z ") {
-			out = append(out, "process "+name+" "+filepath.Dir(comm))
+			out = append(out, "process "+filepath.Dir(comm)) // without its name: the runtime's part becomes the command
 		}
 	}
 	slices.Sort(out)
