@@ -1,6 +1,8 @@
 package bundle
 
 import (
+	"encoding/json"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -73,7 +75,7 @@ func TestParseRootRefuses(t *testing.T) {
 		}
 	}
 	twice := strings.Replace(string(o.marshal(o.doc(1))), `"version": 1`, `"version": 1, "version": 2`, 1)
-	for name, text := range map[string]string{"field twice": twice, "YAML": "version: 1\n", "nothing": "", "two": twice + twice} {
+	for name, text := range map[string]string{"field twice": twice, "YAML": "# more than JSON\n" + string(o.marshal(o.doc(1))), "nothing": "", "two": twice + twice} {
 		if _, err := ParseRoot([]byte(text)); err == nil {
 			t.Errorf("%s: ParseRoot() = nil", name)
 		}
@@ -194,5 +196,24 @@ func TestRootWithdraws(t *testing.T) {
 	o.install("namespaces/pay", o.build(c, f, "alice"))
 	if l, hit := o.mustRead().For("pay"); hit != nil || l.Revision != 5 {
 		t.Errorf("For() = %v, %v, want revision 5", l, hit)
+	}
+}
+
+// The root.json of docs/policy.md is read, once it has keys.
+func TestDocumentedRoot(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/policy.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ := strings.Cut(string(doc), "```json\n")
+	text, _, _ = strings.Cut(text, "```")
+	o := newOrg(t)
+	for _, who := range []string{"alice", "bob"} {
+		pem, _ := json.Marshal(string(o.keys[who].PEM()))
+		text = strings.Replace(text, `"-----BEGIN PUBLIC KEY-----\n..."`, string(pem), 1)
+	}
+	text = strings.Replace(text, `"trustedRoot": { }`, `"trustedRoot": `+string(o.kit.TrustedRoot()), 1)
+	if r, err := ParseRoot([]byte(text)); err != nil || r.Version() != 1 {
+		t.Errorf("ParseRoot() = %v", err)
 	}
 }
