@@ -78,7 +78,7 @@ func TestUserNamespace(t *testing.T) {
 	image := w.push("open/users", v1.Config{})
 	mapped, plain := w.volume("mapped"), w.volume("plain")
 	_, id, pod, c, err := w.withUsers("users", image, `
-		echo "map $(cat /proc/self/uid_map)"; id -u
+		exec 2>&1; echo "map $(cat /proc/self/uid_map)"; id -u
 		echo "bin $(busybox stat -c %u:%g /bin/busybox)"; echo "root $(busybox stat -c %u:%g /)"
 		echo "hosts $(busybox stat -c %u /etc/resolv.conf)"; echo "shm $(busybox stat -c %u /dev/shm)"
 		echo "mapped $(busybox stat -c %u:%g /mapped/of-root)"; echo "plain $(busybox stat -c %u:%g /plain/of-root)"
