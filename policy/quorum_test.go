@@ -78,6 +78,23 @@ func TestQuorum(t *testing.T) {
 	}
 }
 
+// The first member takes either signer and the second only the one that the first would take first.
+func TestQuorumGivesUpAVoter(t *testing.T) {
+	eve := "{issuer: " + google + ", subject: eve@acme.example}"
+	r := parse(t, "policies:\n- name: both\n  images: [{glob: registry.example/**}]\n  authorities:\n  - quorum:\n      atLeast: 2\n      of:\n"+
+		"      - {name: any, keyless: {identities: ["+eve+", {issuer: "+github+", subject: "+release+"}]}}\n"+
+		"      - {name: eve, keyless: {identities: ["+eve+"]}}\n")
+	f := keyless()
+	f.Issuer, f.SAN = google, "eve@acme.example"
+	img := image(t, "registry.example/app")
+	if v := judge(r, img, claim.New(f), claim.New(keyless())); !v.Allowed() {
+		t.Errorf("two signers for two members: %v", v.Hits())
+	}
+	if v := judge(r, img, claim.New(f), claim.New(f)); v.Allowed() || v.Hits()[0].Rule != "both" {
+		t.Error("one signer for two members: allowed")
+	}
+}
+
 // A member's demands are its own, and its attestations are all by one signer.
 func TestQuorumMembersDemands(t *testing.T) {
 	yaml := `policies:
