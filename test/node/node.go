@@ -40,7 +40,6 @@ type Node struct {
 	Bridge  string
 	Daemon  *exec.Cmd
 	conn    *grpc.ClientConn
-	pods    int
 }
 
 // New writes configuration, policy and CNI files and starts the daemon.

@@ -6,16 +6,19 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
+// pods numbers the pods of this process: nodes that follow one another share a log directory.
+var pods atomic.Int64
+
 // Pod is the configuration of a fresh pod as a kubelet would send it for a pod that asks nothing: it
 // cannot say "unset", so it sends namespace modes POD and user namespace mode NODE.
 func (n *Node) Pod(namespace, name string) *cri.PodSandboxConfig {
-	n.pods++
-	uid := fmt.Sprintf("00000000-0000-4000-8000-%012d", n.pods)
+	uid := fmt.Sprintf("00000000-0000-4000-8000-%012d", pods.Add(1))
 	logs := n.Path(filepath.Join("logs", namespace+"_"+name+"_"+uid))
 	_ = os.MkdirAll(logs, 0o755)
 	return &cri.PodSandboxConfig{
