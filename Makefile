@@ -14,8 +14,8 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
 build: ## build the daemon, the operator CLI and the helper into bin/
-	go build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/sallyportd ./cmd/sallyport
-	CGO_ENABLED=0 go build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/sallyport-init
+	@go build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/sallyportd ./cmd/sallyport
+	@CGO_ENABLED=0 go build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/sallyport-init
 
 deps: ## install Debian packages and build runc, CNI plugins and the test registry into .deps/
 	@test/deps.sh
@@ -28,7 +28,7 @@ lint: ## gofmt and go vet
 	go vet ./...
 
 demo: deps build ## show the product on this machine; leaves nothing behind
-	go build -o bin/ ./test/demo && bin/demo -bin bin -deps $(SALLYPORT_DEPS)
+	@go build -o bin/ ./test/demo && bin/demo -bin bin -deps $(SALLYPORT_DEPS)
 
 bench: deps build ## measure; prints JSON
 	@go build -o bin/ ./test/bench && bin/bench -bin bin -deps $(SALLYPORT_DEPS)
