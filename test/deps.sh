@@ -5,7 +5,7 @@
 set -euo pipefail
 deps=${SALLYPORT_DEPS:-$(cd "$(dirname "$0")/.." && pwd)/.deps}
 runc=v1.5.2 plugins=v1.9.1 registry=v3.1.2
-packages=(gcc pkg-config libseccomp-dev conmon iptables nftables iproute2 busybox-static e2fsprogs strace)
+packages=(gcc libc6-dev pkg-config libseccomp-dev conmon iptables nftables iproute2 busybox-static e2fsprogs strace)
 
 missing=()
 for p in "${packages[@]}"; do
