@@ -20,6 +20,7 @@ import (
 	"sallyport/policy"
 	"sallyport/policy/baseline"
 	"sallyport/sandbox/spec"
+	"sallyport/test/roottest"
 )
 
 // run is a request that every floor from baseline down admits; tests change one fact of it.
@@ -588,9 +589,7 @@ func TestNewRefusesHalfAGate(t *testing.T) {
 
 // TestRecoversFromFullDisk: what failed for want of space is admitted once there is space again.
 func TestRecoversFromFullDisk(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root to mount a small tmpfs")
-	}
+	roottest.Need(t)
 	dir := filepath.Join(t.TempDir(), "small")
 	mountSmall(t, dir)
 	log, err := audit.Open(audit.Options{Dir: filepath.Join(dir, "audit"), Node: "n", BootID: "b"})
