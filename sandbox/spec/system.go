@@ -186,7 +186,7 @@ func (b *builder) options(m ResolvedMount) ([]string, error) {
 			options = append(options, "nodev")
 		}
 	case "image":
-		readOnly = true
+		readOnly = true // whatever was asked: an image volume is never written
 		options = append(options, "nosuid", "nodev")
 	case "file":
 		readOnly = readOnly || b.spec.Root.Readonly
