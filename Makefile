@@ -33,7 +33,7 @@ demo: deps build ## show the product on this machine; leaves nothing behind
 bench: deps build ## measure; prints JSON
 	@go build -o bin/ ./test/bench && bin/bench -bin bin -deps $(SALLYPORT_DEPS)
 
-fuzz: ## run each fuzz target for TIME (default 10s)
+fuzz: ## run each fuzz target for TIME (default 10s; 200x: so many executions)
 	@go run ./test/fuzzall -time $(TIME)
 
 mutants: deps ## take out each guard of security/guards.txt; each must turn a test red

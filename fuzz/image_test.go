@@ -15,7 +15,7 @@ import (
 // could mean something in a path, a header or a log.
 func FuzzReference(f *testing.F) {
 	for _, s := range []string{"registry.example/team/app:v1", "docker.io/busybox", "localhost:5000/a@sha256:" + strings.Repeat("0", 64),
-		"a", "A.b/c", "registry.example/../x", "registry.example/a:b\n", "[::1]:5/a", "\n"} {
+		"a", "A.b/c", "registry.example/../x", "registry.example/a:b\n", "[::1]:5/a", "\n", "registry.example/UP\x1b\n"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

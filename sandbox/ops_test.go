@@ -326,8 +326,11 @@ func TestReopenLog(t *testing.T) {
 	}
 	must(t, os.Rename(ctr.LogPath(), ctr.LogPath()+".1"))
 	must(t, ctr.ReopenLog(t.Context()))
-	_, err := n.exec(ctr, 0, "touch", "/tmp/go")
+	touched, err := n.exec(ctr, 0, "touch", "/tmp/go")
 	must(t, err)
+	if touched.Code != 0 {
+		t.Fatalf("touch in the container = %d, %q", touched.Code, touched.Stderr)
+	}
 	waitExit(t, ctr)
 	if got := logged(t, ctr); got != "two\n" {
 		t.Errorf("new log = %q, want two", got)

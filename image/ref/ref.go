@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/distribution/reference"
@@ -42,7 +43,7 @@ func Parse(s string) (Name, error) {
 	}
 	named, err := reference.ParseNormalizedNamed(s)
 	if err != nil {
-		return Name{}, fmt.Errorf("parse image name %q: %w", s, err)
+		return Name{}, fmt.Errorf("parse image name %q: %s", s, strings.Trim(strconv.Quote(err.Error()), `"`)) // the library's text can hold the name as it came
 	}
 	n := Name{repo: named.Name()}
 	if t, ok := named.(reference.Tagged); ok {

@@ -42,7 +42,7 @@ func TestParseRefuses(t *testing.T) {
 	}{
 		{"", true}, {"busybox", true}, {"library/busybox", true}, {"busybox:v1", true},
 		{"registry.example/UPPER", false}, {"registry.example/", false}, {"registry.example/a b", false},
-		{"registry.example/a\nb", false}, {"registry.example/../a", false}, {"registry.example//a", false},
+		{"registry.example/a\nb", false}, {"registry.example/UP\x1b\n", false}, {"registry.example/../a", false}, {"registry.example//a", false},
 		{"registry.example/a:", false}, {"registry.example/a:" + strings.Repeat("t", 129), false},
 		{"registry.example/a@sha256:" + hex64[1:], false}, {"registry.example/a@sha512:" + hex64 + hex64, false},
 		{"registry.example/a@sha256:" + strings.ToUpper(hex64), false},
@@ -56,6 +56,9 @@ func TestParseRefuses(t *testing.T) {
 		}
 		if errors.Is(err, ErrShortName) != tc.short {
 			t.Errorf("Parse(%q) = %v; short name %v, want %v", tc.in, err, !tc.short, tc.short)
+		}
+		if strings.ContainsAny(err.Error(), "\n\r\x1b") {
+			t.Errorf("Parse(%q) answers %q, want one line", tc.in, err)
 		}
 		if !n.IsZero() {
 			t.Errorf("Parse(%q) refuses and returns %q", tc.in, n)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"net"
 	"net/http"
-	"os"
 	"sync"
 	"time"
 
@@ -30,7 +29,8 @@ func (w watched) Accept() (net.Conn, error) {
 	return &conn{Conn: c, gone: make(chan struct{})}, nil
 }
 
-// conn closes gone when it is closed from either side.
+// conn closes gone when the server's side closes it, which the SPDY and WebSocket readers do at once when
+// the client has.
 type conn struct {
 	net.Conn
 	once sync.Once
@@ -38,16 +38,6 @@ type conn struct {
 }
 
 func (c *conn) left() { c.once.Do(func() { close(c.gone) }) }
-
-// Read notices the end of the connection. A deadline is no end: net/http uses one to stop its own
-// reading.
-func (c *conn) Read(b []byte) (int, error) {
-	n, err := c.Conn.Read(b)
-	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-		c.left()
-	}
-	return n, err
-}
 
 // Close closes the connection.
 func (c *conn) Close() error {

@@ -9,11 +9,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"time"
 )
 
 func main() {
-	each := flag.Duration("time", 10*time.Second, "time for each target")
+	each := flag.String("time", "10s", "time for each target, or a number of executions as 200x")
 	flag.Parse()
 	if err := run(*each); err != nil {
 		fmt.Fprintln(os.Stderr, "fuzz:", err)
@@ -21,7 +20,7 @@ func main() {
 	}
 }
 
-func run(each time.Duration) error {
+func run(each string) error {
 	dir, err := os.MkdirTemp("", "sallyport-fuzz-")
 	if err != nil {
 		return err
@@ -44,7 +43,7 @@ func run(each time.Duration) error {
 		if !strings.HasPrefix(target, "Fuzz") {
 			continue
 		}
-		cmd := exec.Command(bin, "-test.run", "^$", "-test.fuzz", "^"+target+"$", "-test.fuzztime", each.String(),
+		cmd := exec.Command(bin, "-test.run", "^$", "-test.fuzz", "^"+target+"$", "-test.fuzztime", each,
 			"-test.fuzzminimizetime", "10x", // libraries that log or time cover a line now and then; shrinking by that never ends
 			"-test.fuzzcachedir", filepath.Join(dir, "cache"), "-test.parallel", "2")
 		cmd.Dir = "fuzz"

@@ -108,7 +108,7 @@ func try(g guard) error {
 		return err
 	}
 	bin := filepath.Join(dir, "test.bin")
-	if out, err := exec.Command("go", "test", "-c", "-vet=off", "-overlay", overlayFile, "-o", bin, g.pkg).CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", "test", "-c", "-vet=off", "-ldflags=-s -w", "-overlay", overlayFile, "-o", bin, g.pkg).CombinedOutput(); err != nil {
 		return fmt.Errorf("the mutant does not compile: %s", lastLine(out))
 	}
 	cmd := exec.Command(bin, "-test.run", g.test, "-test.v", "-test.timeout", "120s")
