@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	v1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"sallyport/enforce"
@@ -96,25 +97,33 @@ func (s *Server) forget(c *sandbox.Container) {
 
 // ListContainers lists the containers that pass the filter, the youngest first.
 func (s *Server) ListContainers(_ context.Context, req *v1.ListContainersRequest) (*v1.ListContainersResponse, error) {
-	f := req.GetFilter()
-	resp := &v1.ListContainersResponse{}
+	items, err := s.listContainers(req.GetFilter())
+	return fill(&v1.ListContainersResponse{}, items), err
+}
+
+func (s *Server) listContainers(f *v1.ContainerFilter) ([]*shownItem, error) {
 	all := s.o.Pods.Containers()
+	items := make([]*shownItem, 0, len(all))
 	for _, c := range all {
 		cfg, st := c.Config(), c.Status()
 		if !matchID(f.GetId(), c.ID()) || !matchID(f.GetPodSandboxId(), c.Pod().ID()) || !selects(f.GetLabelSelector(), cfg.Labels) ||
 			f.GetState() != nil && f.GetState().GetState() != containerState(st.State) {
 			continue
 		}
-		resp.Containers = append(resp.Containers, s.shownContainers.item(c.ID(), st.State, func() *v1.Container {
+		item, err := s.shownContainers.item(c.ID(), st.State, st.Created.UnixNano(), func() proto.Message {
 			id := c.Image().ID.String()
 			return &v1.Container{Id: c.ID(), PodSandboxId: c.Pod().ID(), Metadata: containerMetadata(cfg),
 				Image: imageSpecOut(c), ImageRef: id, ImageId: id, State: containerState(st.State), CreatedAt: st.Created.UnixNano(),
 				Labels: cfg.Labels, Annotations: cfg.Annotations}
-		}))
+		})
+		if err != nil {
+			return nil, toStatus(fmt.Errorf("list container %s: %w", c.ID(), err))
+		}
+		items = append(items, item)
 	}
 	s.shownContainers.tidy(len(all))
-	sortByTime(resp.Containers)
-	return resp, nil
+	youngest(items)
+	return items, nil
 }
 
 // ContainerStatus describes one container.

@@ -34,7 +34,7 @@ func TestInParts(t *testing.T) {
 		}
 		var got []int
 		var all []*v1.Container
-		err := inParts(items, func(part []*v1.Container) error {
+		err := inParts(items, sizeOf, func(part []*v1.Container) error {
 			got, all = append(got, len(part)), append(all, part...)
 			if size := proto.Size(&v1.StreamContainersResponse{Containers: part}); len(part) > 1 && size > partBytes+len(part)*8 {
 				t.Errorf("%s: a part of %d bytes", tt.name, size)
@@ -46,7 +46,7 @@ func TestInParts(t *testing.T) {
 		}
 	}
 	gone, calls := errors.New("client has gone"), 0
-	err := inParts([]*v1.Container{{Id: strings.Repeat("x", partBytes)}, {Id: "y"}}, func([]*v1.Container) error { calls++; return gone })
+	err := inParts([]*v1.Container{{Id: strings.Repeat("x", partBytes)}, {Id: "y"}}, sizeOf, func([]*v1.Container) error { calls++; return gone })
 	if !errors.Is(err, gone) || calls != 1 {
 		t.Errorf("inParts() = %v after %d calls, want the client's error after one", err, calls)
 	}

@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	v1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"sallyport/enforce"
@@ -172,22 +173,30 @@ func (s *Server) PodSandboxStatus(_ context.Context, req *v1.PodSandboxStatusReq
 
 // ListPodSandbox lists the pods that pass the filter, the youngest first.
 func (s *Server) ListPodSandbox(_ context.Context, req *v1.ListPodSandboxRequest) (*v1.ListPodSandboxResponse, error) {
-	f := req.GetFilter()
-	resp := &v1.ListPodSandboxResponse{}
+	items, err := s.listPods(req.GetFilter())
+	return fill(&v1.ListPodSandboxResponse{}, items), err
+}
+
+func (s *Server) listPods(f *v1.PodSandboxFilter) ([]*shownItem, error) {
 	all := s.o.Pods.List()
+	items := make([]*shownItem, 0, len(all))
 	for _, pod := range all {
 		cfg, st := pod.Config(), pod.Status()
 		if !matchID(f.GetId(), pod.ID()) || f.GetState() != nil && f.GetState().GetState() != podState(st.State) || !selects(f.GetLabelSelector(), cfg.Labels) {
 			continue
 		}
-		resp.Items = append(resp.Items, s.shownPods.item(pod.ID(), st.State, func() *v1.PodSandbox {
+		item, err := s.shownPods.item(pod.ID(), st.State, st.Created.UnixNano(), func() proto.Message {
 			return &v1.PodSandbox{Id: pod.ID(), Metadata: podMetadata(cfg), State: podState(st.State),
 				CreatedAt: st.Created.UnixNano(), Labels: cfg.Labels, Annotations: cfg.Annotations, RuntimeHandler: cfg.Handler}
-		}))
+		})
+		if err != nil {
+			return nil, toStatus(fmt.Errorf("list pod %s: %w", pod.ID(), err))
+		}
+		items = append(items, item)
 	}
 	s.shownPods.tidy(len(all))
-	sortByTime(resp.Items)
-	return resp, nil
+	youngest(items)
+	return items, nil
 }
 
 // findPod finds a pod that a client may know, by its ID or what unique says of it.

@@ -1,13 +1,11 @@
 package cri
 
 import (
-	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"sallyport/enforce"
@@ -55,16 +53,6 @@ func selects(selector, labels map[string]string) bool {
 		}
 	}
 	return true
-}
-
-// sortByTime puts the youngest first, and what is as old in the order of the IDs.
-func sortByTime[T interface {
-	GetCreatedAt() int64
-	GetId() string
-}](items []T) {
-	slices.SortFunc(items, func(a, b T) int {
-		return cmp.Or(cmp.Compare(b.GetCreatedAt(), a.GetCreatedAt()), cmp.Compare(a.GetId(), b.GetId()))
-	})
 }
 
 func isNotFound(err error) bool {

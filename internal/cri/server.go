@@ -70,8 +70,8 @@ type Server struct {
 	opened  openedFiles                  // has its own lock
 	closing chan struct{}                // closed when Serve ends
 
-	shownContainers shown[*v1.Container]  // has its own lock
-	shownPods       shown[*v1.PodSandbox] // has its own lock
+	shownContainers shown // has its own lock
+	shownPods       shown // has its own lock
 }
 
 // New wires a server; Serve runs it.

@@ -14,11 +14,11 @@ import (
 const partBytes = 1 << 20
 
 // inParts sends items in lists of at least one, each item once. No items are no message.
-func inParts[T proto.Message](items []T, send func([]T) error) error {
+func inParts[T any](items []T, bytes func(T) int, send func([]T) error) error {
 	for len(items) > 0 {
-		size, n := proto.Size(items[0]), 1
+		size, n := bytes(items[0]), 1
 		for ; n < len(items); n++ {
-			if size += proto.Size(items[n]); size > partBytes {
+			if size += bytes(items[n]); size > partBytes {
 				break
 			}
 		}
@@ -30,26 +30,26 @@ func inParts[T proto.Message](items []T, send func([]T) error) error {
 	return nil
 }
 
+func sizeOf[T proto.Message](m T) int { return proto.Size(m) }
+
+func sizeOnWire(i *shownItem) int { return len(i.wire) }
+
 // StreamPodSandboxes is ListPodSandbox in parts.
 func (s *Server) StreamPodSandboxes(req *v1.StreamPodSandboxesRequest, to grpc.ServerStreamingServer[v1.StreamPodSandboxesResponse]) error {
-	resp, err := s.ListPodSandbox(to.Context(), &v1.ListPodSandboxRequest{Filter: req.GetFilter()})
+	items, err := s.listPods(req.GetFilter())
 	if err != nil {
 		return err
 	}
-	return inParts(resp.Items, func(part []*v1.PodSandbox) error {
-		return to.Send(&v1.StreamPodSandboxesResponse{PodSandboxes: part})
-	})
+	return inParts(items, sizeOnWire, func(part []*shownItem) error { return to.Send(fill(&v1.StreamPodSandboxesResponse{}, part)) })
 }
 
 // StreamContainers is ListContainers in parts.
 func (s *Server) StreamContainers(req *v1.StreamContainersRequest, to grpc.ServerStreamingServer[v1.StreamContainersResponse]) error {
-	resp, err := s.ListContainers(to.Context(), &v1.ListContainersRequest{Filter: req.GetFilter()})
+	items, err := s.listContainers(req.GetFilter())
 	if err != nil {
 		return err
 	}
-	return inParts(resp.Containers, func(part []*v1.Container) error {
-		return to.Send(&v1.StreamContainersResponse{Containers: part})
-	})
+	return inParts(items, sizeOnWire, func(part []*shownItem) error { return to.Send(fill(&v1.StreamContainersResponse{}, part)) })
 }
 
 // StreamContainerStats is ListContainerStats in parts.
@@ -58,7 +58,7 @@ func (s *Server) StreamContainerStats(req *v1.StreamContainerStatsRequest, to gr
 	if err != nil {
 		return err
 	}
-	return inParts(resp.Stats, func(part []*v1.ContainerStats) error {
+	return inParts(resp.Stats, sizeOf, func(part []*v1.ContainerStats) error {
 		return to.Send(&v1.StreamContainerStatsResponse{ContainerStats: part})
 	})
 }
@@ -69,7 +69,7 @@ func (s *Server) StreamPodSandboxStats(req *v1.StreamPodSandboxStatsRequest, to 
 	if err != nil {
 		return err
 	}
-	return inParts(resp.Stats, func(part []*v1.PodSandboxStats) error {
+	return inParts(resp.Stats, sizeOf, func(part []*v1.PodSandboxStats) error {
 		return to.Send(&v1.StreamPodSandboxStatsResponse{PodSandboxStats: part})
 	})
 }
@@ -80,7 +80,7 @@ func (s *Server) StreamPodSandboxMetrics(_ *v1.StreamPodSandboxMetricsRequest, t
 	if err != nil {
 		return err
 	}
-	return inParts(resp.PodMetrics, func(part []*v1.PodSandboxMetrics) error {
+	return inParts(resp.PodMetrics, sizeOf, func(part []*v1.PodSandboxMetrics) error {
 		return to.Send(&v1.StreamPodSandboxMetricsResponse{PodSandboxMetrics: part})
 	})
 }
@@ -91,7 +91,7 @@ func (s *Server) StreamImages(req *v1.StreamImagesRequest, to grpc.ServerStreami
 	if err != nil {
 		return err
 	}
-	return inParts(resp.Images, func(part []*v1.Image) error {
+	return inParts(resp.Images, sizeOf, func(part []*v1.Image) error {
 		return to.Send(&v1.StreamImagesResponse{Images: part})
 	})
 }
