@@ -181,7 +181,7 @@ func TestStreamsDoNotLeak(t *testing.T) {
 	cfg := script("app", "cat")
 	cfg.Stdin, cfg.TTY = true, true
 	c := n.run(n.pod(podConfig("a")), cfg)
-	s := stream.New(stream.Options{Address: "127.0.0.1:0", Idle: time.Hour})
+	s := stream.New(stream.Options{Address: "127.0.0.1:0", Idle: time.Hour, Most: 10000, MostOf: 10000})
 	l, err := s.Listen()
 	must(t, err)
 	ctx, stop := context.WithCancel(t.Context())
@@ -190,7 +190,7 @@ func TestStreamsDoNotLeak(t *testing.T) {
 	ask := streamclient.Ask{Stdin: true, Stdout: true, TTY: true}
 	attach := func(open func(string, streamclient.Ask) (*streamclient.Client, error)) error {
 		adm := n.admitAttach(c)
-		url, err := s.Attach(stream.Terminal(ask), func(ctx context.Context, io stream.IO) error {
+		url, err := s.Attach(c.ID(), stream.Terminal(ask), func(ctx context.Context, io stream.IO) error {
 			return c.Attach(ctx, adm, Streams{Stdin: io.Stdin, Stdout: io.Stdout, Terminal: true, Resize: io.Resize})
 		})
 		if err != nil {
@@ -204,9 +204,9 @@ func TestStreamsDoNotLeak(t *testing.T) {
 		fmt.Fprint(client.Stdin, "x")
 		return client.Close()
 	}
-	rounds := 1000
+	rounds := 10000
 	if testing.Short() {
-		rounds = 100
+		rounds = 200
 	}
 	runtime.GC()
 	routines, files := runtime.NumGoroutine(), fds(t)

@@ -175,7 +175,7 @@ func (d *daemon) openPods(ctx context.Context) (*cri.Server, error) {
 	}
 	d.proveUserNamespaces(ctx, facts)
 	st := d.c.Streams
-	d.streams = stream.New(stream.Options{Address: st.Address, Certificate: st.Cert, Key: st.Key, Idle: st.Idle, Log: d.log})
+	d.streams = stream.New(stream.Options{Address: st.Address, Certificate: st.Cert, Key: st.Key, Idle: st.Idle, Most: st.Most, MostOf: st.MostOf, Log: d.log})
 	return cri.New(cri.Options{
 		Version: version, Gate: d.gate, Images: d.images, Pods: d.pods, Host: host, Device: statDevice, Stats: reader, Streams: d.streams, InitHash: initHash,
 		Defaults:      spec.Defaults{CgroupParent: d.c.Runtime.Parent, PidsLimit: d.c.Limits.Pids, AppArmorProfile: d.c.Runtime.AppArmor},

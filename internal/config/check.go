@@ -88,6 +88,8 @@ var checks = []check{
 		}
 		return "", ""
 	}},
+	{"streaming.max_streams", func(c Config) (string, string) { return between(c.Streams.Most, 1, 1<<16) }},
+	{"streaming.max_per_container", func(c Config) (string, string) { return between(c.Streams.MostOf, 1, c.Streams.Most) }},
 	{"image.registries_conf", func(c Config) (string, string) { return absoluteOrEmpty(c.Image.RegistriesConf) }},
 	{"image.auth_file", func(c Config) (string, string) { return absoluteOrEmpty(c.Image.AuthFile) }},
 	{"limits.pids", func(c Config) (string, string) {
@@ -164,6 +166,13 @@ func streaming(c Config) (found, fix string) {
 		return fmt.Sprintf("%q", c.Streams.Address), "write an address and a port, for example 127.0.0.1:0"
 	case !at.Addr().IsLoopback() && c.Streams.Cert == "":
 		return fmt.Sprintf("%q is not loopback and there is no certificate", c.Streams.Address), "use 127.0.0.1:0, or set tls_cert and tls_key"
+	}
+	return "", ""
+}
+
+func between(n, low, high int) (found, fix string) {
+	if n < low || n > high {
+		return fmt.Sprint(n), fmt.Sprintf("use %d to %d", low, high)
 	}
 	return "", ""
 }

@@ -80,6 +80,8 @@ type Streams struct {
 	Cert    string        `toml:"tls_cert" doc:"PEM file with certificate and chain. Empty: no TLS."`
 	Key     string        `toml:"tls_key" doc:"PEM file with the certificate's key."`
 	Idle    time.Duration `toml:"idle_timeout" doc:"A connection on which nothing moves for so long is closed, and its command with it."`
+	Most    int           `toml:"max_streams" doc:"Most streams of this node, open or waiting for their clients; one more is refused (stream-limit)."`
+	MostOf  int           `toml:"max_per_container" doc:"Likewise of one container, and of the port-forwards of one pod."`
 }
 
 // Image is the image store's set-up.
@@ -123,7 +125,7 @@ func Default() Config {
 			Parent:   "/sallyport",
 		},
 		Network: Network{ConfDir: "/etc/cni/net.d", BinDirs: []string{"/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni"}},
-		Streams: Streams{Address: "127.0.0.1:0", Idle: 4 * time.Hour},
+		Streams: Streams{Address: "127.0.0.1:0", Idle: 4 * time.Hour, Most: 1000, MostOf: 100},
 		Image:   Image{RegistriesConf: "/etc/containers/registries.conf", AuthFile: "/etc/sallyport/auth.json", Pinned: []string{}},
 		Limits:  Limits{Pids: 4096, LogSize: 1 << 30},
 		Timeout: Timeout{Create: 4 * time.Minute, Pull: 30 * time.Minute, Network: 90 * time.Second, Runtime: 2 * time.Minute},

@@ -177,6 +177,8 @@ func TestCheck(t *testing.T) {
 		{"streaming.tls_cert", func(c *Config) { c.Streams.Cert = "/etc/cert.pem" }},
 		{"streaming.tls_key", func(c *Config) { c.Streams.Cert, c.Streams.Key = "/etc/cert.pem", "key.pem" }},
 		{"streaming.idle_timeout", func(c *Config) { c.Streams.Idle = 0 }},
+		{"streaming.max_streams", func(c *Config) { c.Streams.Most = 0 }},
+		{"streaming.max_per_container", func(c *Config) { c.Streams.MostOf = 1001 }},
 		{"image.registries_conf", func(c *Config) { c.Image.RegistriesConf = "x" }},
 		{"image.auth_file", func(c *Config) { c.Image.AuthFile = "x" }},
 		{"limits.pids", func(c *Config) { c.Limits.Pids = -1 }},

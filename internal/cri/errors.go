@@ -14,6 +14,7 @@ import (
 	"sallyport/image"
 	"sallyport/sandbox"
 	"sallyport/sandbox/spec"
+	"sallyport/sandbox/stream"
 )
 
 // What the door itself refuses.
@@ -95,6 +96,7 @@ var statuses = []struct {
 	{sandbox.ErrStopped, codes.Aborted},
 	{sandbox.ErrMismatch, codes.Internal},
 	{image.ErrInUse, codes.FailedPrecondition},
+	{stream.ErrTooMany, codes.ResourceExhausted},
 	{enforce.ErrForged, codes.Internal},
 	{enforce.ErrRedeemed, codes.Internal},
 	{enforce.ErrExpired, codes.Unavailable},

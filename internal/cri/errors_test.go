@@ -13,6 +13,7 @@ import (
 	"sallyport/enforce"
 	"sallyport/image"
 	"sallyport/sandbox"
+	"sallyport/sandbox/stream"
 )
 
 func TestStatuses(t *testing.T) {
@@ -34,6 +35,7 @@ func TestStatuses(t *testing.T) {
 		{"no container", fmt.Errorf("find: %w", sandbox.ErrNotFound), codes.NotFound, codes.NotFound, "find", ""},
 		{"exec timed out", fmt.Errorf("exec: %w", sandbox.ErrTimeout), codes.DeadlineExceeded, codes.DeadlineExceeded, "exec", ""},
 		{"expired", enforce.ErrExpired, codes.Unavailable, codes.Unavailable, "admission expired", ""},
+		{"too many streams", fmt.Errorf("offer stream: %w", stream.ErrTooMany), codes.ResourceExhausted, codes.ResourceExhausted, "offer stream", "stream-limit"},
 		{"forged", enforce.ErrForged, codes.Internal, codes.Internal, "admission", ""},
 		{"other", errors.New("line one\nline two"), codes.Unknown, codes.Unknown, "line one line two", ""},
 	} {

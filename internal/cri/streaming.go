@@ -38,7 +38,7 @@ func (s *Server) Exec(ctx context.Context, req *v1.ExecRequest) (*v1.ExecRespons
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	url, err := s.o.Streams.Exec(t, func(ctx context.Context, client stream.IO) error {
+	url, err := s.o.Streams.Exec(c.ID(), t, func(ctx context.Context, client stream.IO) error {
 		m := begin("exec", c, req.GetCmd())
 		streams := m.streams(client, t)
 		code, err := c.Exec(ctx, adm, streams)
@@ -89,7 +89,7 @@ func (s *Server) Attach(ctx context.Context, req *v1.AttachRequest) (*v1.AttachR
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	url, err := s.o.Streams.Attach(t, func(ctx context.Context, client stream.IO) error {
+	url, err := s.o.Streams.Attach(c.ID(), t, func(ctx context.Context, client stream.IO) error {
 		m := begin("attach", c, nil)
 		streams := m.streams(client, t)
 		err := c.Attach(ctx, adm, streams)
@@ -144,7 +144,7 @@ func (s *Server) PortForward(ctx context.Context, req *v1.PortForwardRequest) (*
 	if _, err := f.admit(ctx, ports...); err != nil {
 		return nil, toStatus(err)
 	}
-	url, err := s.o.Streams.PortForward(stream.Forwarding{Ports: ports, Port: f.serve, End: f.end})
+	url, err := s.o.Streams.PortForward(pod.ID(), stream.Forwarding{Ports: ports, Port: f.serve, End: f.end})
 	if err != nil {
 		return nil, toStatus(err)
 	}

@@ -1,20 +1,17 @@
 package stream
 
 import (
+	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -55,7 +52,7 @@ func url(t *testing.T) func(string, error) string {
 }
 
 var (
-	both = map[string]func(string, streamclient.Ask) (*streamclient.Client, error){"SPDY": streamclient.SPDY, "WebSocket": streamclient.WebSocket}
+	both = map[string]func(string, streamclient.Ask) (*streamclient.Client, error){"SPDY": streamclient.SPDY, "WebSocket": streamclient.WebSocket, "WebSocket v5": streamclient.WebSocketV5}
 	out  = Terminal{Stdout: true}
 )
 
@@ -63,7 +60,7 @@ func nothing(context.Context, IO) error { return nil }
 
 func TestURLs(t *testing.T) {
 	s, _ := serve(t, Options{})
-	a, b := url(t)(s.Exec(out, nothing)), url(t)(s.Exec(out, nothing))
+	a, b := url(t)(s.Exec("c", out, nothing)), url(t)(s.Exec("c", out, nothing))
 	if a == b || len(a[strings.LastIndex(a, "/")+1:]) != 64 {
 		t.Errorf("URLs = %q, %q, want 256 bits of chance each", a, b)
 	}
@@ -87,7 +84,7 @@ func TestURLs(t *testing.T) {
 	if code := get(a); code != http.StatusNotFound {
 		t.Errorf("status of a used URL = %d, want 404", code)
 	}
-	if _, err := New(Options{}).Exec(out, nothing); err == nil {
+	if _, err := New(Options{}).Exec("c", out, nothing); err == nil {
 		t.Error("Exec() before Listen = nil, want an error")
 	}
 }
@@ -96,25 +93,33 @@ func TestURLsAreBoundedInTimeAndNumber(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := New(Options{})
 		s.base = "http://x"
-		first := url(t)(s.Exec(out, nothing))
+		first := url(t)(s.Exec("c", out, nothing))
 		token := first[strings.LastIndex(first, "/")+1:]
-		for range mostURLs - 1 {
-			url(t)(s.Exec(out, nothing))
+		for range mostOf - 1 {
+			url(t)(s.Exec("c", out, nothing))
 		}
-		if _, err := s.Exec(out, nothing); !errors.Is(err, ErrTooMany) {
-			t.Errorf("Exec() = %v, want ErrTooMany", err)
+		if _, err := s.Exec("c", out, nothing); !errors.Is(err, ErrTooMany) || !strings.Contains(err.Error(), "max_per_container") {
+			t.Errorf("Exec() = %v, want stream-limit of the container", err)
+		}
+		for i := range most - mostOf {
+			url(t)(s.Exec(strconv.Itoa(i), out, nothing))
+		}
+		if _, err := s.Exec("another", out, nothing); !errors.Is(err, ErrTooMany) || !strings.Contains(err.Error(), "max_streams") {
+			t.Errorf("Exec() = %v, want stream-limit of the node", err)
 		}
 		time.Sleep(urlLife - time.Second)
-		if s.take("exec", token) == nil {
+		if p, ok := s.take("exec", token); !ok {
 			t.Error("a URL ended before its time")
+		} else {
+			s.leave(p)
 		}
-		second := url(t)(s.Exec(out, nothing))
+		second := url(t)(s.Exec("c", out, nothing))
 		token = second[strings.LastIndex(second, "/")+1:]
 		time.Sleep(urlLife)
-		if s.take("exec", token) != nil {
+		if _, ok := s.take("exec", token); ok {
 			t.Error("a URL outlived its time")
 		}
-		url(t)(s.Exec(out, nothing)) // there is room again
+		url(t)(s.Exec("c", out, nothing)) // there is room again
 		if len(s.pending) != 1 {
 			t.Errorf("%d URLs wait, want 1", len(s.pending))
 		}
@@ -127,7 +132,7 @@ func TestOnlyWhatWasAskedFor(t *testing.T) {
 	for name, open := range both {
 		t.Run(name, func(t *testing.T) {
 			got := make(chan IO, 1)
-			c, err := open(url(t)(s.Exec(out, func(_ context.Context, client IO) error { got <- client; return nil })), streamclient.Ask{Stdin: true})
+			c, err := open(url(t)(s.Exec("c", out, func(_ context.Context, client IO) error { got <- client; return nil })), streamclient.Ask{Stdin: true})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -150,7 +155,7 @@ func TestClientGone(t *testing.T) {
 			}
 			t.Run(name, func(t *testing.T) {
 				begun, ended := make(chan bool), make(chan error, 1)
-				u := url(t)(s.Exec(Terminal{Stdin: true, Stdout: true}, func(ctx context.Context, _ IO) error {
+				u := url(t)(s.Exec("c", Terminal{Stdin: true, Stdout: true}, func(ctx context.Context, _ IO) error {
 					close(begun)
 					<-ctx.Done()
 					ended <- context.Cause(ctx)
@@ -182,7 +187,7 @@ func TestClientGone(t *testing.T) {
 func TestServerEnds(t *testing.T) {
 	s, stop := serve(t, Options{})
 	ended := make(chan bool)
-	u := url(t)(s.Exec(out, func(ctx context.Context, _ IO) error { <-ctx.Done(); close(ended); return nil }))
+	u := url(t)(s.Exec("c", out, func(ctx context.Context, _ IO) error { <-ctx.Done(); close(ended); return nil }))
 	if _, err := streamclient.SPDY(u, streamclient.Ask{Stdout: true}); err != nil {
 		t.Fatal(err)
 	}
@@ -199,7 +204,7 @@ func TestIdle(t *testing.T) {
 	for name, open := range both {
 		t.Run(name, func(t *testing.T) {
 			ended := make(chan bool)
-			c, err := open(url(t)(s.Exec(out, func(ctx context.Context, _ IO) error { <-ctx.Done(); close(ended); return nil })), streamclient.Ask{Stdout: true})
+			c, err := open(url(t)(s.Exec("c", out, func(ctx context.Context, _ IO) error { <-ctx.Done(); close(ended); return nil })), streamclient.Ask{Stdout: true})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -215,8 +220,13 @@ func TestIdle(t *testing.T) {
 
 func TestPortForward(t *testing.T) {
 	s, _ := serve(t, Options{})
+	t.Run("SPDY", func(t *testing.T) { forward(t, s, streamclient.Forward) })
+	t.Run("tunnel", func(t *testing.T) { forward(t, s, streamclient.ForwardTunnel) })
+}
+
+func forward(t *testing.T, s *Server, dial func(string) (func(int) (io.ReadWriteCloser, io.Reader, error), func() error, error)) {
 	ended := make(chan bool)
-	u := url(t)(s.PortForward(Forwarding{End: func() { close(ended) }, Port: func(_ context.Context, port uint16, c io.ReadWriter) error {
+	u := url(t)(s.PortForward("pod", Forwarding{End: func() { close(ended) }, Port: func(_ context.Context, port uint16, c io.ReadWriter) error {
 		if port != 80 {
 			return errors.New("only 80")
 		}
@@ -225,7 +235,7 @@ func TestPortForward(t *testing.T) {
 		c.Write([]byte(strings.ToUpper(string(b))))
 		return nil
 	}}))
-	open, stop, err := streamclient.Forward(u)
+	open, stop, err := dial(u)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -253,24 +263,14 @@ func TestPortForward(t *testing.T) {
 }
 
 func TestTLS(t *testing.T) {
-	dir := t.TempDir()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	kder, _ := x509.MarshalPKCS8PrivateKey(key)
+	dir, pair := t.TempDir(), streamclient.KeyPair(t)
 	cert, private := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	os.WriteFile(cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600)
-	os.WriteFile(private, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: kder}), 0o600)
+	os.WriteFile(cert, pair.Cert, 0o600)
+	os.WriteFile(private, pair.Key, 0o600)
 	s, _ := serve(t, Options{Certificate: cert, Key: private})
 	for name, open := range both {
 		t.Run(name, func(t *testing.T) {
-			u := url(t)(s.Exec(out, func(_ context.Context, c IO) error {
+			u := url(t)(s.Exec("c", out, func(_ context.Context, c IO) error {
 				io.WriteString(c.Stdout, "secret")
 				return ExitError{3}
 			}))
@@ -318,4 +318,109 @@ func TestIdlersDoNotLeak(t *testing.T) {
 	if n := runtime.NumGoroutine(); n > before+2 {
 		t.Errorf("%d goroutines, were %d", n, before)
 	}
+}
+
+// A client that closes its input goes on reading what the command says to it (v5).
+func TestHalfClose(t *testing.T) {
+	s, _ := serve(t, Options{})
+	c, err := streamclient.WebSocketV5(url(t)(s.Exec("c", Terminal{Stdin: true, Stdout: true}, func(_ context.Context, client IO) error {
+		b, err := io.ReadAll(client.Stdin)
+		if err != nil {
+			return err
+		}
+		_, err = client.Stdout.Write(bytes.ToUpper(b))
+		return err
+	})), streamclient.Ask{Stdin: true, Stdout: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	io.WriteString(c.Stdin, "all of it")
+	c.Stdin.Close()
+	text := make(chan string, 1)
+	go func() {
+		b, _ := io.ReadAll(c.Stdout)
+		text <- string(b)
+	}()
+	if code, err := c.Wait(); err != nil || code != 0 || <-text != "ALL OF IT" {
+		t.Errorf("Wait() = %d, %v, want 0 and the answer", code, err)
+	}
+}
+
+func TestResize(t *testing.T) {
+	s, _ := serve(t, Options{})
+	for name, open := range both {
+		t.Run(name, func(t *testing.T) {
+			c, err := open(url(t)(s.Exec("c", Terminal{Stdout: true, TTY: true}, func(_ context.Context, client IO) error {
+				if z := <-client.Resize; z != (Size{80, 25}) {
+					return fmt.Errorf("size %v", z)
+				}
+				return nil
+			})), streamclient.Ask{Stdout: true, TTY: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			go io.Copy(io.Discard, c.Stdout)
+			c.Resize(80, 25)
+			if code, err := c.Wait(); err != nil || code != 0 {
+				t.Errorf("Wait() = %d, %v, want 0", code, err)
+			}
+		})
+	}
+}
+
+// An error reaches the client in words, whatever it speaks.
+func TestErrorInWords(t *testing.T) {
+	s, _ := serve(t, Options{})
+	for name, open := range both {
+		t.Run(name, func(t *testing.T) {
+			c, err := open(url(t)(s.Exec("c", out, func(context.Context, IO) error { return errors.New("the reason") })), streamclient.Ask{Stdout: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			go io.Copy(io.Discard, c.Stdout)
+			if _, err := c.Wait(); err == nil || !strings.Contains(err.Error(), "the reason") {
+				t.Errorf("Wait() = %v, want the reason", err)
+			}
+		})
+	}
+	if got := string(lastWords("channel.k8s.io", errors.New("the reason"))); got != "the reason" {
+		t.Errorf("lastWords(v1) = %q, want the reason alone", got)
+	}
+	if got := lastWords("", nil); len(got) != 0 {
+		t.Errorf("lastWords(v1, success) = %q, want nothing", got)
+	}
+}
+
+// Streams that are open count until they end, and so do URLs that wait.
+func TestOpenStreamsAreLimited(t *testing.T) {
+	s, _ := serve(t, Options{Most: 3, MostOf: 2})
+	var clients []*streamclient.Client
+	wait := func(_ context.Context, c IO) error { _, err := io.Copy(io.Discard, c.Stdin); return err }
+	in := Terminal{Stdin: true}
+	for _, open := range []func(string, streamclient.Ask) (*streamclient.Client, error){streamclient.SPDY, streamclient.WebSocketV5} {
+		c, err := open(url(t)(s.Exec("a", in, wait)), streamclient.Ask{Stdin: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		clients = append(clients, c)
+	}
+	if got := s.Open(); got["exec"] != 2 {
+		t.Errorf("Open() = %v, want 2 execs", got)
+	}
+	if _, err := s.Attach("a", in, wait); !errors.Is(err, ErrTooMany) || !strings.Contains(err.Error(), "a has 2 streams") {
+		t.Errorf("Attach() = %v, want stream-limit of the container", err)
+	}
+	url(t)(s.Attach("b", in, wait)) // another container has its own
+	if _, err := s.PortForward("pod", Forwarding{}); !errors.Is(err, ErrTooMany) || !strings.Contains(err.Error(), "this node has 3") {
+		t.Errorf("PortForward() = %v, want stream-limit of the node", err)
+	}
+	clients[0].Close()
+	for end := time.Now().Add(10 * time.Second); s.Open()["exec"] > 1 && time.Now().Before(end); {
+		time.Sleep(10 * time.Millisecond)
+	}
+	url(t)(s.Attach("a", in, wait)) // there is room again
 }

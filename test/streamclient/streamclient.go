@@ -23,7 +23,7 @@ type Ask struct{ Stdin, Stdout, Stderr, TTY bool }
 
 // Client is an open exec or attach. Streams that were not asked for are nil.
 type Client struct {
-	Stdin          io.WriteCloser // WebSocket: Close does nothing, the protocol has no word for it
+	Stdin          io.WriteCloser // WebSocket before v5: Close does nothing, the protocol has no word for it
 	Stdout, Stderr io.Reader
 	resize         io.Writer
 	status         io.Reader
@@ -86,12 +86,20 @@ func dialSPDY(at, protocol string) (httpstream.Connection, error) {
 }
 
 // WebSocket opens the URL as a browser would.
-func WebSocket(at string, a Ask) (*Client, error) {
-	ws, err := dialWebSocket(at, "v4.channel.k8s.io")
+func WebSocket(at string, a Ask) (*Client, error) { return overWebSocket(at, "v4.channel.k8s.io", a) }
+
+// WebSocketV5 opens the URL as kubectl and crictl do by default: the input can be closed.
+func WebSocketV5(at string, a Ask) (*Client, error) { return overWebSocket(at, v5, a) }
+
+const v5 = "v5.channel.k8s.io"
+
+func overWebSocket(at, protocol string, a Ask) (*Client, error) {
+	ws, err := dialWebSocket(at, protocol)
 	if err != nil {
 		return nil, err
 	}
 	ch := channels(ws)
+	ch.halfClose = protocol == v5
 	c := &Client{close: ch.close, status: ch.reader(3)}
 	if a.Stdin {
 		c.Stdin = ch.writer(0)
@@ -167,6 +175,24 @@ func Forward(at string) (open func(port int) (data io.ReadWriteCloser, problem i
 	if err != nil {
 		return nil, nil, err
 	}
+	return opener(conn)
+}
+
+// ForwardTunnel is Forward with its SPDY inside a WebSocket.
+func ForwardTunnel(at string) (open func(port int) (data io.ReadWriteCloser, problem io.Reader, err error), stop func() error, err error) {
+	ws, err := dialWebSocket(at, "SPDY/3.1+portforward.k8s.io")
+	if err != nil {
+		return nil, nil, err
+	}
+	conn, err := spdy.NewClientConnection(ws)
+	if err != nil {
+		ws.Close()
+		return nil, nil, err
+	}
+	return opener(conn)
+}
+
+func opener(conn httpstream.Connection) (open func(port int) (data io.ReadWriteCloser, problem io.Reader, err error), stop func() error, err error) {
 	var n int
 	var mu sync.Mutex
 	return func(port int) (io.ReadWriteCloser, io.Reader, error) {
@@ -209,13 +235,14 @@ func ForwardWebSocket(at string) (data io.ReadWriter, problem io.Reader, stop fu
 
 // demux parts a WebSocket into its channels.
 type demux struct {
-	ws  *websocket.Conn
-	out map[byte]*io.PipeWriter
-	mu  *sync.Mutex // guards writes
+	ws        *websocket.Conn
+	out       map[byte]*io.PipeWriter
+	mu        *sync.Mutex // guards writes
+	halfClose bool
 }
 
 func channels(ws *websocket.Conn) demux {
-	return demux{ws, map[byte]*io.PipeWriter{}, new(sync.Mutex)}
+	return demux{ws: ws, out: map[byte]*io.PipeWriter{}, mu: new(sync.Mutex)}
 }
 
 func (d demux) reader(n byte) io.Reader {
@@ -265,4 +292,11 @@ func (c channel) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (c channel) Close() error { return nil }
+func (c channel) Close() error {
+	if !c.d.halfClose {
+		return nil
+	}
+	c.d.mu.Lock()
+	defer c.d.mu.Unlock()
+	return websocket.Message.Send(c.d.ws, []byte{255, c.n}) // KEP-4006
+}
