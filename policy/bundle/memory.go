@@ -29,6 +29,9 @@ type mark struct {
 	Revision  uint64 `json:"revision"`
 	Digest    string `json:"digest"` // of its manifest
 	Tombstone bool   `json:"tombstone,omitempty"`
+	// Revoked is when the newest list of revocations that was ever in force was issued (RFC 3339); ""
+	// if there was none. Only the node's policy has one.
+	Revoked string `json:"revoked,omitempty"`
 }
 
 // state is policy-state.json. It is believed: root on the node is out of scope, and nobody else may write

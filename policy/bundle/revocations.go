@@ -51,6 +51,30 @@ func (c *compiled) notOlder(prev *compiled) error {
 	return nil
 }
 
+// revokedSince is when c's list of revocations was issued, "" without one. since is the same of the
+// newest that this node ever had: a policy of a higher revision, signed as it should be, may still
+// carry an older list, or none, and is refused like an older policy.
+func (c *compiled) revokedSince(since string) (string, error) {
+	if since == "" {
+		if c.layer.Revocations == nil {
+			return "", nil
+		}
+		return c.layer.Revocations.Issued().UTC().Format(time.RFC3339Nano), nil
+	}
+	had, err := time.Parse(time.RFC3339Nano, since)
+	if err != nil {
+		return "", fmt.Errorf("read policy state: revoked: %w", err)
+	}
+	if c.layer.Revocations == nil {
+		return "", &Refused{RuleRollback, fmt.Sprintf("revocations.yaml: missing, and this node has had one issued at %s; to revoke nothing install one without entries", since)}
+	}
+	is := c.layer.Revocations.Issued().UTC()
+	if is.Before(had) {
+		return "", &Refused{RuleRollback, fmt.Sprintf("revocations.yaml: issued at %s, before the one that this node has had, %s", is.Format(time.RFC3339Nano), since)}
+	}
+	return is.Format(time.RFC3339Nano), nil
+}
+
 // under is l with the node's revocations, which its hash then covers.
 func under(l policy.Layer, node *compiled) policy.Layer {
 	if node == nil || node.layer.Revocations == nil {

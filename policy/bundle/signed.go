@@ -181,6 +181,9 @@ func (t *trust) accept(f files, p place, namespace string, prev *compiled) (acce
 	if c.manifest.revision != art.Config.Revision {
 		return accepted{}, fmt.Errorf("bundle.yaml says revision %d and was built as %d", c.manifest.revision, art.Config.Revision)
 	}
+	if a.mark.Revoked, err = c.revokedSince(t.mem.state.Marks[namespace].Revoked); err != nil {
+		return accepted{}, err
+	}
 	bounded := *c // it ends when its root does
 	bounded.layer.NotAfter = t.root.expires
 	if end := c.manifest.notAfter; !end.IsZero() && end.Before(t.root.expires) {

@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -350,5 +351,39 @@ func TestSignedRootEnds(t *testing.T) {
 	act.Now = o.now.Add(11 * 24 * time.Hour)
 	if v := s.Node().JudgeAct(t.Context(), act, nil); v.Allowed() || v.Hits()[0].Rule != "policy-expired" {
 		t.Errorf("after the end: %v", v.Hits())
+	}
+}
+
+// A newer node policy, signed by everybody who must, does not bring an older list of revocations back,
+// nor none, also where nobody remembers but the disk.
+func TestSignedRevocationsDoNotGoBack(t *testing.T) {
+	issued := time.Now().Add(-time.Hour).UTC().Truncate(time.Second)
+	o := newOrg(t)
+	o.whole()
+	install := func(rev int, revocations string) {
+		f := map[string]string{"bundle.yaml": fmt.Sprintf("name: our nodes\nrevision: %d\nnamespaces: {required: [pay]}\n", rev), "requirements.yaml": static("**", "pass")}
+		if revocations != "" {
+			f["revocations.yaml"] = revocations
+		}
+		o.install("node", o.build(layout.Config{Node: true, Revision: uint64(rev)}, f, "alice", "bob"))
+	}
+	install(6, list(issued, ""))
+	if s := o.mustRead(); s.Node().Revision != 6 || len(s.Problems()) != 0 {
+		t.Fatalf("first list: revision %d, %v", s.Node().Revision, s.Problems())
+	}
+	for name, tt := range map[string]struct{ text, want string }{
+		"older": {list(issued.Add(-time.Second), ""), "before the one that this node has had"},
+		"none":  {"", "missing, and this node has had one"},
+	} {
+		install(7, tt.text)
+		s := o.mustRead()
+		p := s.Problems()
+		if s.Node().Revision != 6 || len(p) != 1 || !p[0].Kept || p[0].Rule != RuleRollback || !strings.Contains(p[0].Msg, tt.want) {
+			t.Errorf("%s: revision %d, %v, want revision 6 kept by rule %s", name, s.Node().Revision, p, RuleRollback)
+		}
+	}
+	install(7, list(issued, "")) // the same list in a newer policy
+	if s := o.mustRead(); s.Node().Revision != 7 || len(s.Problems()) != 0 {
+		t.Errorf("same list: revision %d, %v, want 7", s.Node().Revision, s.Problems())
 	}
 }
