@@ -34,7 +34,7 @@ func (r *Requirements) contradictions() error {
 
 // collectKeys lists every key once and refuses one that is given two validity windows.
 func (r *Requirements) collectKeys() error {
-	seen := map[string]string{}
+	seen, at := map[string]string{}, map[string]int{}
 	for _, p := range r.policies {
 		for _, a := range p.signers() {
 			if a.key == nil {
@@ -43,13 +43,12 @@ func (r *Requirements) collectKeys() error {
 			before, again := seen[a.key.ID]
 			if !again {
 				seen[a.key.ID] = p.name
+				at[a.key.ID] = len(r.keys)
 				r.keys = append(r.keys, *a.key)
 				continue
 			}
-			for _, k := range r.keys {
-				if k.ID == a.key.ID && !(k.NotBefore.Equal(a.key.NotBefore) && k.NotAfter.Equal(a.key.NotAfter)) {
-					return fmt.Errorf("policies %q and %q contradict each other: key %s has two validity windows", before, p.name, short(k.ID))
-				}
+			if k := r.keys[at[a.key.ID]]; !(k.NotBefore.Equal(a.key.NotBefore) && k.NotAfter.Equal(a.key.NotAfter)) {
+				return fmt.Errorf("policies %q and %q contradict each other: key %s has two validity windows", before, p.name, short(k.ID))
 			}
 		}
 	}

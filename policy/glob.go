@@ -11,7 +11,7 @@ import (
 // any run of characters within one path component, "**" any run at all; anchored at both ends.
 type glob struct {
 	text string
-	re   *regexp.Regexp
+	re   *regexp.Regexp // nil: text is one repository
 }
 
 func parseGlob(s string) (glob, error) {
@@ -34,6 +34,9 @@ func parseGlob(s string) (glob, error) {
 		return glob{}, fmt.Errorf("%q: a host alone matches no repository; write %s/**", s, s)
 	case strings.Contains(path, ":"):
 		return glob{}, fmt.Errorf("%q: tags are not matched; leave out what follows the colon", s)
+	}
+	if !strings.Contains(s, "*") {
+		return glob{text: s}, nil
 	}
 	var b strings.Builder
 	b.WriteString(`\A`)
@@ -58,4 +61,10 @@ func parseGlob(s string) (glob, error) {
 	return glob{text: s, re: re}, nil
 }
 
-func (g glob) match(repository string) bool { return g.re != nil && g.re.MatchString(repository) }
+// match reports whether repository is meant; the zero glob means none.
+func (g glob) match(repository string) bool {
+	if g.re == nil {
+		return g.text != "" && g.text == repository
+	}
+	return g.re.MatchString(repository)
+}

@@ -181,6 +181,9 @@ func (l *Layer) JudgeImage(ctx context.Context, img Image, ev Evidence, now time
 // revokedKeys are objections to a rule that verifies with keys of its own. The times of its signatures
 // are not known here, so a key that is revoked in part is revoked.
 func (l *Layer) revokedKeys(k Keyed) (hits []Hit) {
+	if l.Revocations == nil {
+		return nil
+	}
 	for _, id := range k.KeyIDs() {
 		if reason, out := l.Revocations.key(id); out {
 			hits = append(hits, Hit{Layer: l.Name, Rule: "revoked", Msg: fmt.Sprintf("policy.json accepts key %s, which is revoked (%s); take it out", short(id), reason)})

@@ -19,6 +19,7 @@ const signV1 = "https://sigstore.dev/cosign/sign/v1"
 type Requirements struct {
 	policies []requirement
 	keys     []Key
+	scopes   scopes // of policies
 }
 
 var _ ImageRule = (*Requirements)(nil)
@@ -127,8 +128,10 @@ func (r *Requirements) Globs() map[string][]string {
 // JudgeImage asks every policy whose glob matches the image's repository.
 func (r *Requirements) JudgeImage(ctx context.Context, in ImageInput) (ImageFinding, error) {
 	var f ImageFinding
-	for _, p := range r.policies {
-		if !slices.ContainsFunc(p.globs, func(g glob) bool { return g.match(in.Image.Name.Repository()) }) {
+	repository := in.Image.Name.Repository()
+	for _, i := range r.scopes.find(repository) {
+		p := r.policies[i]
+		if !slices.ContainsFunc(p.globs, func(g glob) bool { return g.match(repository) }) {
 			continue
 		}
 		if err := ctx.Err(); err != nil {

@@ -13,7 +13,7 @@ import (
 
 // Limits of one requirements.yaml, far above any real one.
 const (
-	maxPolicies    = 1000
+	maxPolicies    = 4000
 	maxAuthorities = 64
 )
 
@@ -124,6 +124,7 @@ func ParseRequirements(yaml []byte, read func(name string) ([]byte, error)) (*Re
 		}
 		r.policies = append(r.policies, p)
 	}
+	r.scopes = scopesOf(r.policies)
 	if err := r.contradictions(); err != nil {
 		return nil, err
 	}

@@ -197,15 +197,13 @@ func (v *verifier) proveKey(b parsed, now time.Time) (proof, error) {
 	if len(v.keys) == 0 {
 		return proof{}, errors.New("it is signed with a key, and this policy has none")
 	}
-	hint, known := b.content.PublicKey().Hint(), false
-	for _, k := range v.keys {
-		known = known || k.hint == hint
+	tried := v.hinted[b.content.PublicKey().Hint()]
+	known := len(tried) > 0
+	if !known {
+		tried = v.keys[:min(len(v.keys), maxGuessed)]
 	}
 	var last error
-	for _, k := range v.keys {
-		if known && k.hint != hint {
-			continue
-		}
+	for _, k := range tried {
 		f, res, err := v.underKey(b, k)
 		if err != nil {
 			last = err
@@ -217,9 +215,21 @@ func (v *verifier) proveKey(b parsed, now time.Time) (proof, error) {
 		return b.conclude(f, res)
 	}
 	if !known {
-		return proof{}, fmt.Errorf("it is by none of this policy's %d keys", len(v.keys))
+		return proof{}, fmt.Errorf("it is by none of this policy's %d keys%s", len(v.keys), v.unguessed())
 	}
 	return proof{}, last
+}
+
+// maxGuessed bounds how many keys are tried on a bundle whose hint names none of them: anybody may push
+// such bundles.
+const maxGuessed = 256
+
+// unguessed says what was not tried.
+func (v *verifier) unguessed() string {
+	if len(v.keys) <= maxGuessed {
+		return ""
+	}
+	return fmt.Sprintf(" (its hint names none, and only %d were tried; sign with cosign, which writes one)", maxGuessed)
 }
 
 // underKey verifies b with k: with the logs and timestamp authorities of the roots, if it has an entry

@@ -32,7 +32,7 @@ const (
 	MaxBundleBytes = 64 << 20 // bytes of all bundles of one image
 	MaxPredicate   = 1 << 20  // bytes; a larger predicate is proved but not handed on
 	maxRoots       = 16
-	maxKeys        = 256
+	maxKeys        = 4096
 	maxReason      = 240 // bytes of one reason
 )
 
@@ -58,7 +58,7 @@ func New(o Options) (policy.Verifier, error) {
 	if o.Names != nil && len(o.Names) != len(o.Roots) {
 		return nil, fmt.Errorf("compile trust: %d names for %d roots", len(o.Names), len(o.Roots))
 	}
-	v := &verifier{names: append(make([]string, 0, len(o.Roots)), o.Names...), acceptUnlogged: o.AcceptUnlogged, acceptWithoutSCT: o.AcceptWithoutSCT}
+	v := &verifier{hinted: map[string][]key{}, names: append(make([]string, 0, len(o.Roots)), o.Names...), acceptUnlogged: o.AcceptUnlogged, acceptWithoutSCT: o.AcceptWithoutSCT}
 	for i, doc := range o.Roots {
 		tr, err := root.NewTrustedRootFromJSON(doc)
 		if err != nil {
@@ -75,6 +75,7 @@ func New(o Options) (policy.Verifier, error) {
 			return nil, fmt.Errorf("read key %d: %w", i+1, err)
 		}
 		v.keys = append(v.keys, key)
+		v.hinted[key.hint] = append(v.hinted[key.hint], key)
 	}
 	return v, nil
 }
@@ -84,6 +85,7 @@ type verifier struct {
 	roots                            []*root.TrustedRoot
 	names                            []string // of roots, as many or none
 	keys                             []key
+	hinted                           map[string][]key // keys by hint
 	acceptUnlogged, acceptWithoutSCT bool
 }
 
