@@ -35,7 +35,7 @@ type bench struct {
 	image, imageID     string
 }
 
-func (b *bench) run() (err error) {
+func (b *bench) run(stages []func() error) (err error) {
 	if b.kit, err = sigkit.New(); err != nil {
 		return err
 	}
@@ -47,7 +47,7 @@ func (b *bench) run() (err error) {
 	if err != nil {
 		return err
 	}
-	for _, stage := range []func() error{b.publish, b.idle, b.onePod, b.manyPods, b.pulls, b.verdicts} {
+	for _, stage := range stages {
 		if err := stage(); err != nil {
 			return err
 		}
