@@ -25,6 +25,8 @@ var rooms = map[string][]string{
 	"policy/trial":                {"policy", "policy/...", "image/ref"},
 	"policy/bundle":               {"policy", "policy/...", "image/ref", "internal/durable"},
 	"policy/bundle/layout":        {"policy/internal/...", "image/ref"},
+	"policy/bundle/fetch":         {"policy/bundle", "policy/bundle/layout", "image/artifact", "image/ref", "internal/durable"},
+	"image/artifact":              {"image/internal/...", "image/ref"},
 	"enforce":                     {"policy", "policy/...", "audit", "image/ref"},
 	"enforce/enforcetest":         {"enforce", "policy", "policy/...", "audit", "image/ref"},
 	"image":                       {"enforce", "image/ref", "image/internal/...", "internal/durable", "internal/cleanup"},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"sallyport/enforce"
 	"sallyport/policy"
 	"sallyport/policy/bundle"
+	"sallyport/policy/bundle/fetch"
 )
 
 // policySource reads the policy directory and installs what it finds in the gate. It may be used
@@ -28,16 +30,40 @@ type policySource struct {
 	mu      sync.Mutex  // guards the fields; held over a reload, so that two cannot cross
 	set     *bundle.Set // guarded by mu; in force
 	problem string      // guarded by mu; what is wrong with the files, one line
+	faults  []string    // guarded by mu; what set's problems were, each recorded once
+	read    fetch.State // guarded by mu; the directory before it was read last
+}
+
+// compareEvery is how often the policy directory is compared with what was read, whatever inotify says.
+const compareEvery = 30 * time.Second
+
+// Run reads the policy again whenever its directory changes, until ctx ends.
+func (p *policySource) Run(ctx context.Context) error {
+	p.mu.Lock()
+	since := p.read
+	p.mu.Unlock()
+	return fetch.Dir{Path: p.dir, Poll: compareEvery, Log: p.log, Since: since}.Run(ctx, p.again)
+}
+
+// again is reload where nobody waits for the answer.
+func (p *policySource) again(ctx context.Context) {
+	if err := p.reload(ctx); err != nil {
+		p.log.Error("reload policy", "err", err)
+	}
 }
 
 // reload reads the policy and installs it whole. What is broken never replaces what is in force: the
-// last good policy goes on judging, or, if there never was one, everything is denied. Both are recorded.
+// last good policy goes on judging, or, if there never was one, everything is denied. Both are recorded,
+// once: reading the same again changes and records nothing. Acts that are being judged go on under the
+// policy that they began with; one that was admitted by a policy that changed has to ask once more.
 func (p *policySource) reload(ctx context.Context) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.read = fetch.StateOf(p.dir)
 	set, err := bundle.Read(p.options())
 	if err != nil {
-		p.problem = err.Error()
+		again := p.problem == err.Error()
+		p.problem, p.faults = err.Error(), nil
 		p.log.Error("policy refused", "err", err)
 		if p.withdrawn(err) {
 			p.set = nil
@@ -48,22 +74,34 @@ func (p *policySource) reload(ctx context.Context) error {
 				return fmt.Errorf("install policy: %w", err)
 			}
 		}
+		if again {
+			return nil
+		}
 		return p.gate.Record(ctx, audit.Event{Type: "policy", Outcome: "refused",
 			Hits: []audit.Hit{{Layer: "node", Rule: bundle.RuleOf(err), Msg: err.Error()}}})
 	}
-	if err := p.gate.Install(ctx, enforce.Policies{Node: set.Node(), For: set.For, Shadow: set.Shadow}); err != nil {
-		return fmt.Errorf("install policy: %w", err)
+	same := p.set != nil && p.set.Hash() == set.Hash()
+	if !same {
+		if err := p.gate.Install(ctx, enforce.Policies{Node: set.Node(), For: set.For, Shadow: set.Shadow}); err != nil {
+			return fmt.Errorf("install policy: %w", err)
+		}
 	}
-	p.set, p.problem = set, ""
-	var faults []string
+	before := p.faults
+	p.set, p.faults = set, nil
 	var errs []error
 	for _, problem := range set.Problems() {
-		faults = append(faults, problem.String())
+		p.faults = append(p.faults, problem.String())
+		if slices.Contains(before, problem.String()) {
+			continue
+		}
 		p.log.Warn("policy problem", "problem", problem.String())
 		errs = append(errs, p.gate.Record(ctx, audit.Event{Type: "policy", Outcome: "refused", Namespace: problem.Namespace,
 			Hits: []audit.Hit{problemHit(problem)}}))
 	}
-	p.problem = strings.Join(faults, "; ")
+	p.problem = strings.Join(p.faults, "; ")
+	if same {
+		return errors.Join(errs...)
+	}
 	if set.Node() == nil {
 		p.log.Warn("no policy is installed: everything is denied", "install", p.dir+"/node")
 	} else {

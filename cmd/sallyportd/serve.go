@@ -239,6 +239,7 @@ func (d *daemon) run(ctx context.Context, server *cri.Server) error {
 	g.Go(func() error { return d.images.Run(ctx) })
 	g.Go(func() error { return server.Run(ctx) })
 	g.Go(func() error { return d.reloadOnHangup(ctx) })
+	g.Go(func() error { return d.policy.Run(ctx) })
 	g.Go(func() error { return d.figures.Serve(ctx, d.c.Metrics.Address) })
 	g.Go(func() error { return d.streams.Serve(ctx, sl) })
 	g.Go(func() error { return server.Serve(ctx, l) })

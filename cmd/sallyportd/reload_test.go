@@ -1,0 +1,126 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"sallyport/audit"
+	"sallyport/enforce"
+)
+
+func newPolicySource(t *testing.T, dir string) (*policySource, string) {
+	t.Helper()
+	logDir := t.TempDir()
+	log, err := audit.Open(audit.Options{Dir: logDir, Node: "n", BootID: "b"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { log.Close() })
+	gate, err := enforce.New(enforce.Options{Log: log, Source: "local-unsigned", EnvKey: make([]byte, 32)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &policySource{dir: dir, scratch: t.TempDir(), latest: log.Latest, gate: gate, log: slog.New(slog.DiscardHandler)}, logDir
+}
+
+func putPolicy(t *testing.T, dir string, files map[string]string) {
+	t.Helper()
+	for name, text := range files {
+		at := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(at), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(at+".tmp", []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(at+".tmp", at); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func permissivePolicy(revision int) map[string]string {
+	return map[string]string{
+		"node/policy.json": `{"default": [{"type": "insecureAcceptAnything"}]}`,
+		"node/bundle.yaml": fmt.Sprintf("name: node\nrevision: %d\n", revision),
+	}
+}
+
+// A policy that changes on disk is in force without a signal, and while it changes again and again not
+// one act is refused that each of the versions admits.
+func TestPolicyFollowsItsDirectory(t *testing.T) {
+	dir := t.TempDir()
+	putPolicy(t, dir, permissivePolicy(1))
+	p, logDir := newPolicySource(t, dir)
+	if err := p.reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	putPolicy(t, dir, permissivePolicy(2)) // before anybody watches
+	ctx, cancel := context.WithCancel(t.Context())
+	var all sync.WaitGroup
+	defer all.Wait()
+	defer cancel()
+	all.Go(func() { p.Run(ctx) })
+	ask := func() (enforce.PodAdmission, error) {
+		return p.gate.AdmitPod(t.Context(), enforce.PodRequest{Pod: enforce.Pod{Namespace: "ns", Name: "p", UID: "u"}, PodID: "id", Config: "{}"})
+	}
+	first := p.gate.State().NodeHash
+	for range 2 {
+		all.Go(func() {
+			for ctx.Err() == nil {
+				adm, err := ask()
+				if err == nil {
+					if _, err = p.gate.RedeemPod(adm); errors.Is(err, enforce.ErrExpired) {
+						err = nil // asked once more by the caller
+					}
+				}
+				if err != nil {
+					t.Errorf("while the policy changes: %v", err)
+					return
+				}
+				time.Sleep(time.Millisecond)
+			}
+		})
+	}
+	follows := func(was, what string) string {
+		t.Helper()
+		for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+			if now := p.gate.State().NodeHash; now != was {
+				return now
+			}
+		}
+		t.Fatalf("%s: not in force", what)
+		return ""
+	}
+	hash := follows(first, "a change before the watch")
+	for revision := 3; revision < 8; revision++ {
+		putPolicy(t, dir, permissivePolicy(revision))
+		hash = follows(hash, fmt.Sprintf("revision %d", revision))
+	}
+	cancel()
+	all.Wait()
+	before := records(t, logDir)
+	for range 3 {
+		if err := p.reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := records(t, logDir); n != before {
+		t.Errorf("%d records after reading the same policy again, want %d", n, before)
+	}
+}
+
+func records(t *testing.T, dir string) (n int) {
+	t.Helper()
+	if err := audit.Read(dir, func(audit.Record) error { n++; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
