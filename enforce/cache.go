@@ -75,7 +75,7 @@ func (c *verdictCache) clear() {
 
 func verdictKey(l *policy.Layer, img Image, ev Evidence) (key [32]byte) {
 	h := sha256.New()
-	fmt.Fprintf(h, "%q %q %q %q %q %q %q %q\n", l.Name, l.Hash, img.Name, img.Top, img.Instance, img.ID, img.OS, img.Arch)
+	fmt.Fprintf(h, "%q %q %q %q %q %q %q %q %q\n", l.Name, l.Hash, img.Name, img.Top, img.Instance, img.ID, img.OS, img.Arch, img.Artifact)
 	// The manifests are not hashed here: bound has compared them with the digests above.
 	for _, b := range ev.Bundles {
 		field(h, b.Subject.String(), b.ArtifactType, string(b.JSON))

@@ -209,6 +209,9 @@ func (g *Gate) AdmitRun(ctx context.Context, r RunRequest) (RunAdmission, error)
 	j.act.Image, j.act.Pod, j.act.Container, j.podID = &r.Image, &r.Pod, &r.Container, r.PodID
 	j.require("run-facts", r.Pod.Namespace, r.PodID, r.Container.ID, r.Container.Name, r.Spec, r.Config)
 	j.refuse(r.Refusals)
+	if r.Image.Artifact != "" {
+		j.add(policy.Refusal("gate", "artifact-root", fmt.Sprintf("it is an OCI artifact of type %.100q and no container image; mount it as an image volume", r.Image.Artifact)))
+	}
 	j.spec(r.Spec, baseline.Facts{
 		ID: r.Container.ID, Privileged: r.Container.Privileged, Pod: podFacts(r.Pod), PodUID: r.Pod.UID,
 		KubeletDir: g.kubelet, Mounts: baselineMounts(r.Resolved), ControlPaths: g.control,

@@ -237,19 +237,43 @@ func bound(img Image, ev Evidence) error {
 	if got := ref.DigestOf(ev.InstanceManifest); got != img.Instance {
 		return fmt.Errorf("stored instance manifest hashes to %s, want %s; pull the image again", got, img.Instance)
 	}
-	var m struct {
-		Config struct {
-			Digest ref.Digest `json:"digest"`
-		} `json:"config"`
-	}
-	if err := json.Unmarshal(ev.InstanceManifest, &m); err != nil {
-		return fmt.Errorf("parse instance manifest: %w", err)
-	}
-	if m.Config.Digest != img.ID {
-		return fmt.Errorf("instance manifest names config %s, want image ID %s; pull the image again", m.Config.Digest, img.ID)
+	if err := boundID(img, ev.InstanceManifest); err != nil {
+		return err
 	}
 	if want := img.Name.Digest(); !want.IsZero() && want != img.Top && want != img.Instance {
 		return fmt.Errorf("name asks for %s, found %s", want, img.Top)
+	}
+	return nil
+}
+
+// boundID checks that the image ID is what the manifest makes it: the digest of an image's config, that
+// of an artifact's manifest. What is said to be an artifact has no config of an image, and the other way
+// round.
+func boundID(img Image, manifest []byte) error {
+	var m struct {
+		Config struct {
+			MediaType string     `json:"mediaType"`
+			Digest    ref.Digest `json:"digest"`
+		} `json:"config"`
+	}
+	if err := json.Unmarshal(manifest, &m); err != nil {
+		return fmt.Errorf("parse instance manifest: %w", err)
+	}
+	switch m.Config.MediaType {
+	case "", "application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json":
+		if img.Artifact != "" {
+			return fmt.Errorf("the manifest is that of a container image, not of an artifact of type %.100q", img.Artifact)
+		}
+		if m.Config.Digest != img.ID {
+			return fmt.Errorf("instance manifest names config %s, want image ID %s; pull the image again", m.Config.Digest, img.ID)
+		}
+	default:
+		if img.Artifact == "" {
+			return fmt.Errorf("the manifest is that of an artifact (config media type %.100q), not of a container image", m.Config.MediaType)
+		}
+		if img.ID != img.Instance {
+			return fmt.Errorf("image ID %s is not the digest of the artifact's manifest, %s", img.ID, img.Instance)
+		}
 	}
 	return nil
 }

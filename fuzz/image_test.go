@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -136,6 +137,60 @@ func FuzzImageConfig(f *testing.F) {
 		}
 		if err := json.Unmarshal([]byte(config), &c); err != nil || len(c.Rootfs.DiffIDs) != 0 {
 			t.Fatalf("a config with %d diff IDs was read for a manifest without layers (%v)", len(c.Rootfs.DiffIDs), err)
+		}
+	})
+}
+
+// FuzzArtifact: every title that is read names one file below the volume and nothing else: no two files
+// share a path, none is another's directory, no byte means something to a terminal or to overlay.
+func FuzzArtifact(f *testing.F) {
+	layer := func(title string) string {
+		b, err := json.Marshal(map[string]any{"mediaType": "application/octet-stream", "size": 1, "digest": "sha256:" + strings.Repeat("1", 64),
+			"annotations": map[string]string{"org.opencontainers.image.title": title}})
+		if err != nil {
+			f.Fatal(err)
+		}
+		return string(b)
+	}
+	whole := func(layers ...string) string {
+		return fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"artifactType":"a/b","config":{"mediaType":"application/vnd.oci.empty.v1+json","size":2,"digest":"sha256:%s"},"layers":[%s]}`,
+			manifestType, strings.Repeat("4", 64), strings.Join(layers, ","))
+	}
+	if got, err := image.ParseArtifact([]byte(whole(layer("a"), layer("b/c"))), manifestType); err != nil || len(got) != 2 {
+		f.Fatal(got, err)
+	}
+	for _, titles := range [][]string{{"a", "b/c"}, {"../x"}, {"/x"}, {"a", "a/b"}, {"a", "a"}, {".wh.x"}, {"a\n"}, {""}} {
+		var layers []string
+		for _, title := range titles {
+			layers = append(layers, layer(title))
+		}
+		f.Add(whole(layers...), manifestType)
+	}
+	f.Fuzz(func(t *testing.T, manifest, contentType string) {
+		titles, err := image.ParseArtifact([]byte(manifest), contentType)
+		if err != nil {
+			if !errors.Is(err, image.ErrInvalid) {
+				t.Fatalf("ParseArtifact() = %v, want an error that is ErrInvalid", err)
+			}
+			oneLine(t, err)
+			return
+		}
+		seen := map[string]bool{}
+		for _, title := range titles {
+			if !filepath.IsLocal(title) || filepath.Clean(title) != title || title == "." || strings.ContainsAny(title, "\\\x00\n\x1b") {
+				t.Fatalf("title %q was read", title)
+			}
+			seen[title] = true
+		}
+		for _, title := range titles {
+			for dir := filepath.Dir(title); dir != "."; dir = filepath.Dir(dir) {
+				if seen[dir] {
+					t.Fatalf("title %q is a file and a directory", dir)
+				}
+			}
+		}
+		if len(seen) != len(titles) || len(titles) == 0 {
+			t.Fatalf("titles %q were read", titles)
 		}
 	})
 }

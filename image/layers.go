@@ -96,15 +96,24 @@ func (t *transfer) download(ctx context.Context, dir string, out []layer) error 
 // served it and serves it to these credentials too. Without this rule a registry that serves a manifest
 // and a config alone is given another tenant's private layer (gate.md).
 func (t *transfer) reusable(ctx context.Context, l *layer) bool {
-	held, byNamespace, byHost := t.store.index.held(l.Blob, t.namespace, l.Origin)
-	if held.DiffID != l.DiffID || !t.store.storage.Exists(l.Chain.Hex()) {
-		return false
-	}
-	if !byNamespace && !(byHost && t.source.repo.HasBlob(ctx, l.Blob)) {
+	held, ok := t.proved(ctx, l)
+	if !ok || !t.store.storage.Exists(l.Chain.Hex()) {
 		return false
 	}
 	l.Size, l.Inodes, l.Origin = held.Size, held.Inodes, held.Origin
 	return true
+}
+
+// proved is the held blob of l, if this pull need not bring its bytes once more to have a right to them.
+func (t *transfer) proved(ctx context.Context, l *layer) (held layer, ok bool) {
+	held, byNamespace, byHost := t.store.index.held(l.Blob, t.namespace, l.Origin)
+	if held.DiffID != l.DiffID {
+		return layer{}, false
+	}
+	if !byNamespace && !(byHost && t.source.repo.HasBlob(ctx, l.Blob)) {
+		return layer{}, false
+	}
+	return held, true
 }
 
 // fetch downloads one blob into path and checks its size and digest.
@@ -270,6 +279,9 @@ func (s *Store) sweep() error {
 		}
 	}
 	s.uses.mu.Unlock()
+	if err := s.sweepArtifacts(inUse); err != nil {
+		return err
+	}
 	for _, im := range images {
 		if _, err := os.Stat(s.path("images", im.ID)); errors.Is(err, fs.ErrNotExist) && !inUse[im.ID] {
 			if _, err := s.storage.DeleteImage(im.ID, true); err != nil {

@@ -104,7 +104,7 @@ func (s *Store) Lookup(idOrName, userSpecified string) ([]Candidate, error) {
 	checked := map[ref.Digest]bool{}
 	for _, r := range recs {
 		if !checked[r.Instance] {
-			if err := s.verify(r.ID, r.Instance, diffIDs(r)); err != nil {
+			if err := s.verifyRecord(r); err != nil {
 				return nil, fmt.Errorf("look up %s: %w", r.Name, err)
 			}
 			checked[r.Instance] = true
@@ -118,7 +118,7 @@ func (s *Store) Lookup(idOrName, userSpecified string) ([]Candidate, error) {
 			name = asked
 		}
 		out = append(out, Candidate{
-			Image:    enforce.Image{Name: name, Top: r.Top, Instance: r.Instance, ID: r.ID, OS: r.OS, Arch: r.Arch},
+			Image:    enforce.Image{Name: name, Top: r.Top, Instance: r.Instance, ID: r.ID, OS: r.OS, Arch: r.Arch, Artifact: r.Artifact},
 			Evidence: ev, Config: r.Config, Private: r.Private, Proved: r.Proved,
 		})
 	}
@@ -131,6 +131,13 @@ func diffIDs(r *record) []ref.Digest {
 		out[i] = l.DiffID
 	}
 	return out
+}
+
+func (s *Store) verifyRecord(r *record) error {
+	if r.Artifact != "" {
+		return s.verifyArtifact(r)
+	}
+	return s.verify(r.ID, r.Instance, diffIDs(r))
 }
 
 // verify hashes the stored manifest and config again and walks the layer chain: each stored layer must

@@ -49,10 +49,11 @@ type descriptor struct {
 
 // document is a manifest or an index that passed parseDocument.
 type document struct {
-	mediaType string
-	Config    descriptor   `json:"config"`
-	Layers    []descriptor `json:"layers"`
-	Manifests []descriptor `json:"manifests"`
+	mediaType    string
+	ArtifactType string       `json:"artifactType"`
+	Config       descriptor   `json:"config"`
+	Layers       []descriptor `json:"layers"`
+	Manifests    []descriptor `json:"manifests"`
 }
 
 func (d document) isIndex() bool { return d.mediaType == typeIndex || d.mediaType == typeDockerList }
@@ -107,6 +108,10 @@ func parseDocument(b []byte, contentType string) (document, error) {
 			return document{}, fmt.Errorf("%w: index has %d entries, at most %d", ErrInvalid, len(d.Manifests), maxInstances)
 		}
 		return d, nil
+	}
+	if d.artifact() != "" {
+		_, err := d.files()
+		return d, err
 	}
 	return d, d.checkImage()
 }
@@ -195,7 +200,7 @@ func topLevel(b []byte) (map[string]json.RawMessage, error) {
 	if _, err := dec.Token(); err != io.EOF {
 		return nil, errors.New("data after the JSON object")
 	}
-	for _, want := range []string{"schemaVersion", "mediaType", "config", "layers", "manifests", "fsLayers", "history", "rootfs", "os", "architecture"} {
+	for _, want := range []string{"schemaVersion", "mediaType", "config", "layers", "manifests", "fsLayers", "history", "rootfs", "os", "architecture", "artifactType"} {
 		if _, exact := keys[want]; !exact && folded[strings.ToLower(want)] {
 			return nil, fmt.Errorf("member %q is written in another case", want)
 		}
@@ -250,8 +255,8 @@ func Parse(manifest []byte, contentType string, config []byte) (Config, error) {
 	if err != nil {
 		return Config{}, err
 	}
-	if doc.isIndex() {
-		return Config{}, fmt.Errorf("%w: it is an index", ErrInvalid)
+	if doc.isIndex() || doc.artifact() != "" {
+		return Config{}, fmt.Errorf("%w: it is an index or an artifact", ErrInvalid)
 	}
 	if doc.Config.Digest != ref.DigestOf(config) || doc.Config.Size != int64(len(config)) {
 		return Config{}, fmt.Errorf("%w: the config is not the manifest's", ErrInvalid)

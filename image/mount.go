@@ -135,6 +135,9 @@ func (s *Store) mount(id string, g enforce.Grant) (string, error) {
 // chainsOf are the layers of a verified image, lowest first.
 func (s *Store) chainsOf(id, instance ref.Digest) ([]ref.Digest, error) {
 	for _, r := range s.index.records(id) {
+		if r.Artifact != "" {
+			return nil, fmt.Errorf("%w: image %s is an artifact and has no layers", ErrInvalid, id)
+		}
 		if r.Instance == instance {
 			return chainIDs(diffIDs(r)), nil
 		}

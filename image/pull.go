@@ -69,13 +69,16 @@ func (s *Store) copy(ctx context.Context, src *Source, namespace string) (im Ima
 
 func (s *Store) copyOnce(ctx context.Context, src *Source, namespace string) (_ Image, err error) {
 	end := s.beginPull()
-	defer func() { end(err != nil) }()
-	t := &transfer{store: s, source: src, namespace: namespace}
-	layers, err := t.run(ctx)
+	defer func() {
+		end(err != nil)
+		if err != nil && src.image.Artifact != "" {
+			s.recordMu.Lock()
+			defer s.recordMu.Unlock()
+			_ = s.dropArtifact(src.image.Instance) // or Open sweeps it
+		}
+	}()
+	layers, err := s.bring(ctx, src, namespace)
 	if err != nil {
-		return Image{}, err
-	}
-	if err := s.putImage(src, layers); err != nil {
 		return Image{}, err
 	}
 	// What the record says is held must be on disk before the record is (power cut).
@@ -90,6 +93,19 @@ func (s *Store) copyOnce(ctx context.Context, src *Source, namespace string) (_ 
 		return Image{}, fmt.Errorf("%w: it was removed meanwhile", ErrNotFound)
 	}
 	return im, nil
+}
+
+// bring puts what src is about into storage, whole.
+func (s *Store) bring(ctx context.Context, src *Source, namespace string) ([]layer, error) {
+	if src.image.Artifact != "" {
+		return s.copyArtifact(ctx, src, namespace)
+	}
+	t := &transfer{store: s, source: src, namespace: namespace}
+	layers, err := t.run(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return layers, s.putImage(src, layers)
 }
 
 // manifestKey names a manifest among the big data of a storage image: one image ID can have several.
@@ -127,7 +143,7 @@ func (s *Store) record(src *Source, layers []layer, namespace string) error {
 		return err
 	}
 	im := src.image
-	r := &record{Version: recordVersion, Name: im.Name, Top: im.Top, Instance: im.Instance, ID: im.ID, OS: im.OS, Arch: im.Arch,
+	r := &record{Version: recordVersion, Name: im.Name, Top: im.Top, Instance: im.Instance, ID: im.ID, OS: im.OS, Arch: im.Arch, Artifact: im.Artifact,
 		Layers: layers, Config: src.config.config, Evidence: ref.DigestOf(evidence), Pulled: time.Now().UTC(),
 		Private: src.private, Proved: []string{namespace}}
 	r.Size = int64(len(src.raw) + len(src.evidence.InstanceManifest))
@@ -137,6 +153,9 @@ func (s *Store) record(src *Source, layers []layer, namespace string) error {
 	}
 	s.recordMu.Lock()
 	defer s.recordMu.Unlock()
+	if im.Artifact != "" && !s.holds(r) { // removed meanwhile
+		return storage.ErrImageUnknown
+	}
 	for _, old := range s.index.records(im.ID) {
 		if old.Name == r.Name && old.Top == r.Top && old.Instance == r.Instance {
 			r.Private = r.Private && old.Private

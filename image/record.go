@@ -31,6 +31,7 @@ type record struct {
 	ID       ref.Digest `json:"id"`
 	OS       string     `json:"os"`
 	Arch     string     `json:"arch"`
+	Artifact string     `json:"artifact,omitempty"` // type of an OCI artifact, whose layers are files
 	Layers   []layer    `json:"layers"`
 	Config   Config     `json:"config"`
 	Size     int64      `json:"size"`     // bytes unpacked, with manifest and config
@@ -48,7 +49,8 @@ type layer struct {
 	Chain  ref.Digest `json:"chain"`  // ID in storage
 	Size   int64      `json:"size"`   // bytes uncompressed
 	Inodes uint64     `json:"inodes"`
-	Origin string     `json:"origin"` // registry host that first served it
+	Origin string     `json:"origin"`          // registry host that first served it
+	Title  string     `json:"title,omitempty"` // of an artifact's file: its path in the volume
 }
 
 // key names the record's directory under the image's: the name, hashed.
@@ -193,7 +195,7 @@ func (s *Store) loadRecords() error {
 			if err == nil && (r.ID.Hex() != im.Name() || r.key() != d.Name()) {
 				err = errors.New("read record: it lies in another image's or name's place")
 			}
-			if err == nil && !s.storage.Exists(r.ID.Hex()) {
+			if err == nil && !s.holds(r) {
 				err = errors.New("read record: the image is not in storage; pull it again")
 			}
 			if err != nil {

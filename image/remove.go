@@ -30,6 +30,12 @@ func (s *Store) Remove(nameOrID string) error {
 		}
 	}
 	s.users.drop(id)
+	if len(recs) > 0 && recs[0].Artifact != "" {
+		if err := s.dropArtifact(id); err != nil {
+			return fmt.Errorf("remove image %s: %w", id, err)
+		}
+		return nil
+	}
 	_, err = s.storage.DeleteImage(id.Hex(), true)
 	switch {
 	case err == nil, errors.Is(err, storage.ErrImageUnknown), errors.Is(err, storage.ErrNotAnImage):

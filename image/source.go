@@ -102,6 +102,19 @@ func (s *Store) read(ctx context.Context, src *Source, n ref.Name, top registry.
 		}
 	}
 	src.manifest = doc
+	if src.image.Artifact = doc.artifact(); src.image.Artifact != "" {
+		src.image.ID = src.image.Instance
+	} else if err := s.readConfig(ctx, src, doc); err != nil {
+		return err
+	}
+	found := col.result()
+	found.TopManifest, found.InstanceManifest, found.Fetched = top.Bytes, inst.Bytes, time.Now().UTC()
+	src.evidence = found
+	return nil
+}
+
+// readConfig reads what an image asks for.
+func (s *Store) readConfig(ctx context.Context, src *Source, doc document) (err error) {
 	if src.raw, err = src.repo.SmallBlob(ctx, doc.Config.Digest, doc.Config.Size); err != nil {
 		return fmt.Errorf("read config: %w", err)
 	}
@@ -113,9 +126,6 @@ func (s *Store) read(ctx context.Context, src *Source, n ref.Name, top registry.
 	}
 	src.image.ID = doc.Config.Digest
 	src.image.OS, src.image.Arch = src.config.os, src.config.arch
-	src.evidence = col.result()
-	src.evidence.TopManifest, src.evidence.InstanceManifest = top.Bytes, inst.Bytes
-	src.evidence.Fetched = time.Now().UTC()
 	return nil
 }
 

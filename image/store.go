@@ -112,7 +112,7 @@ func Open(o Options) (*Store, error) {
 }
 
 func (s *Store) openDisk(o Options) error {
-	for _, dir := range []string{s.root, s.path("images"), s.path("tmp"), s.path("containers"), o.RunRoot} {
+	for _, dir := range []string{s.root, s.path("images"), s.path("artifacts"), s.path("tmp"), s.path("containers"), o.RunRoot} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
 		}

@@ -37,6 +37,9 @@ func (c *userFileCache) drop(id ref.Digest) {
 // is absent, no regular file or larger than 1 MiB is nil, nil: names are then not resolved, numbers are.
 // The caller must not change the slices.
 func (s *Store) UserFiles(ctx context.Context, instance, id ref.Digest) (passwd, group []byte, err error) {
+	if recs := s.index.records(id); len(recs) > 0 && recs[0].Artifact != "" {
+		return nil, nil, nil // the gate refuses it as a root
+	}
 	if _, err := s.chainsOf(id, instance); err != nil {
 		return nil, nil, fmt.Errorf("read users: %w", err)
 	}

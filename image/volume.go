@@ -42,10 +42,6 @@ func (s *Store) mountVolume(g enforce.Grant, v enforce.VolumeImage) (string, err
 	if err != nil {
 		return "", err
 	}
-	chains, err := s.chainsOf(v.Image.ID, v.Image.Instance)
-	if err != nil {
-		return "", err
-	}
 	dir := s.path("containers", g.Subject(), "volumes", strconv.Itoa(v.Mount))
 	if err := s.hold(g.Subject(), v.Image.ID); err != nil {
 		return "", err
@@ -57,7 +53,7 @@ func (s *Store) mountVolume(g enforce.Grant, v enforce.VolumeImage) (string, err
 	if err := os.MkdirAll(merged, 0o700); err != nil {
 		return "", err
 	}
-	files, err := s.lowers(chains)
+	files, err := s.volumeFiles(v.Image)
 	if err != nil {
 		return "", err
 	}
@@ -70,6 +66,25 @@ func (s *Store) mountVolume(g enforce.Grant, v enforce.VolumeImage) (string, err
 		files = append(files, empty)
 	}
 	return merged, mountReadOnly(dir, files, spec)
+}
+
+// volumeFiles opens what a volume shows, topmost first. The caller closes it.
+func (s *Store) volumeFiles(img enforce.Image) ([]*os.File, error) {
+	if img.Artifact != "" {
+		if len(s.index.records(img.ID)) == 0 {
+			return nil, fmt.Errorf("%w: image %s", ErrNotFound, img.ID)
+		}
+		f, err := openPath(filepath.Join(s.artifactDir(img.Instance), "files"))
+		if err != nil {
+			return nil, fmt.Errorf("%w: artifact %s: %w", ErrCorrupt, img.Instance, err)
+		}
+		return []*os.File{f}, nil
+	}
+	chains, err := s.chainsOf(img.ID, img.Instance)
+	if err != nil {
+		return nil, err
+	}
+	return s.lowers(chains)
 }
 
 // mountReadOnly mounts layers, topmost first, on dir/merged. Programs in it can run, as Kubernetes has

@@ -40,8 +40,9 @@ type Image struct {
 	Name     ref.Name   // as asked for, normalised; what signatures of a repository are compared with
 	Top      ref.Digest // digest of the manifest or index that the name resolved to
 	Instance ref.Digest // digest of this platform's manifest; equals Top for a plain manifest
-	ID       ref.Digest // digest of the config
+	ID       ref.Digest // digest of the config; of an artifact, which may share its config, Instance
 	OS, Arch string     // from the config
+	Artifact string     // type of an OCI artifact, which can be a volume alone; "" for a container image
 }
 
 // Evidence is unverified bytes about an image, collected at pull and stored with it.

@@ -44,6 +44,7 @@ type (
 		ID           string `json:"id"`
 		OS           string `json:"os"`
 		Architecture string `json:"architecture"`
+		Artifact     string `json:"artifact"` // type of an OCI artifact; "" for a container image
 	}
 	// claim is one verified signature or attestation, by anyone whom the trusted root vouches for:
 	// compare issuer and san, or keyID, before believing its predicate.
@@ -110,7 +111,7 @@ func inputOf(act policy.Act, claims []policy.Claim) (ast.Value, error) {
 	}
 	in := input{Verb: string(act.Verb), Time: act.Now.UTC().Format(time.RFC3339Nano), TimeNS: act.Now.UnixNano(), Namespace: act.Namespace, Volume: act.Volume, Ports: act.Ports}
 	if i := act.Image; i != nil {
-		in.Image = image{i.Name.String(), i.Name.Host(), i.Name.Repository(), i.Name.Tag(), i.Top.String(), i.Instance.String(), i.ID.String(), i.OS, i.Arch}
+		in.Image = image{i.Name.String(), i.Name.Host(), i.Name.Repository(), i.Name.Tag(), i.Top.String(), i.Instance.String(), i.ID.String(), i.OS, i.Arch, i.Artifact}
 	}
 	if p := act.Pod; p != nil {
 		in.Pod = pod{p.Namespace, p.Name, p.UID, p.Attempt, p.Handler, p.HostNetwork, p.HostPID, p.HostIPC, p.UserNamespace, p.SharedPID,
