@@ -44,10 +44,11 @@ var rooms = map[string][]string{
 	"internal/keypair":            {},
 	"internal/telemetry":          {},
 	"internal/cri":                {"enforce", "image", "image/ref", "sandbox", "sandbox/spec", "sandbox/stats", "sandbox/stream"},
-	"internal/admin":              {"enforce", "image", "sandbox", "audit"},
+	"internal/admin":              {"internal/admin/wire", "enforce", "image", "image/ref", "sandbox", "audit"},
+	"internal/admin/wire":         {},
 	"cmd/sallyportd":              {"*"},
 	"cmd/sallyport-init":          {},
-	"cmd/sallyport":               {"policy", "policy/...", "audit", "seccomp", "seccomp/...", "internal/config", "internal/durable"},
+	"cmd/sallyport":               {"policy", "policy/...", "audit", "seccomp", "seccomp/...", "internal/config", "internal/durable", "internal/admin/wire"},
 }
 
 // TestImportGraph holds the import graph to the table. Tests may import anything; test/... is

@@ -1,6 +1,7 @@
 // Sallyport is the operator's command line: it verifies and reads the audit log, explains decisions,
-// checks policy before it is installed, and explains seccomp profiles. It reads files; it decides and
-// changes nothing, and it needs no running daemon.
+// checks policy before it is installed, and explains seccomp profiles. That reads files and needs no
+// running daemon; what is live (ps, policy status) it asks the daemon on its admin socket. It decides
+// nothing itself.
 //
 // It exits 0 if the answer is good, 1 if it is bad (a changed log, a broken policy, nothing found) and
 // 2 if there is none (wrong usage, a file that cannot be read). An error is one line on stderr.
@@ -18,6 +19,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sallyport/audit"
+	"sallyport/internal/admin/wire"
 	"sallyport/seccomp/bpf"
 )
 
@@ -43,7 +45,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		Args:              cobra.NoArgs,
 		RunE:              needsCommand,
 	}
-	root.AddCommand(auditCommand(), explainCommand(), policyCommand(), seccompCommand(), versionCommand())
+	root.AddCommand(auditCommand(), explainCommand(), policyCommand(), psCommand(), seccompCommand(), versionCommand())
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
@@ -61,7 +63,8 @@ func (b badAnswer) Unwrap() error { return b.error }
 
 func code(err error) int {
 	var bad badAnswer
-	if errors.As(err, &bad) || errors.Is(err, audit.ErrTampered) || errors.Is(err, audit.ErrNotFound) {
+	var refused *wire.Refused
+	if errors.As(err, &bad) || errors.As(err, &refused) && refused.Status < 500 || errors.Is(err, audit.ErrTampered) || errors.Is(err, audit.ErrNotFound) {
 		return 1
 	}
 	return 2

@@ -29,6 +29,7 @@ type policySource struct {
 
 	mu      sync.Mutex  // guards the fields; held over a reload, so that two cannot cross
 	set     *bundle.Set // guarded by mu; in force
+	loaded  time.Time   // guarded by mu; when set was installed
 	problem string      // guarded by mu; what is wrong with the files, one line
 	faults  []string    // guarded by mu; what set's problems were, each recorded once
 	read    fetch.State // guarded by mu; the directory before it was read last
@@ -85,6 +86,7 @@ func (p *policySource) reload(ctx context.Context) error {
 		if err := p.gate.Install(ctx, enforce.Policies{Node: set.Node(), For: set.For, Shadow: set.Shadow}); err != nil {
 			return fmt.Errorf("install policy: %w", err)
 		}
+		p.loaded = time.Now()
 	}
 	before := p.faults
 	p.set, p.faults = set, nil

@@ -21,6 +21,7 @@ import (
 	"sallyport/audit"
 	"sallyport/enforce"
 	"sallyport/image"
+	"sallyport/internal/admin"
 	"sallyport/internal/config"
 	"sallyport/internal/cri"
 	"sallyport/internal/durable"
@@ -44,6 +45,7 @@ type daemon struct {
 	pods    *sandbox.Pods
 	streams *stream.Server
 	figures *telemetry.Metrics
+	admin   *admin.Server
 }
 
 // serve runs the daemon until ctx ends. What it opened is closed in the end; containers go on running.
@@ -73,6 +75,9 @@ func serve(ctx context.Context, c config.Config) (err error) {
 	}
 	defer func() { err = errors.Join(err, d.images.Close()) }()
 	server, err := d.openPods(ctx)
+	if err == nil {
+		d.admin, err = d.openAdmin()
+	}
 	if err != nil {
 		return d.refused(ctx, err)
 	}
@@ -232,6 +237,10 @@ func (d *daemon) run(ctx context.Context, server *cri.Server) error {
 		l.Close()
 		return d.refused(ctx, err)
 	}
+	al, err := cri.Listen(d.c.AdminSocket())
+	if err != nil {
+		return d.refused(ctx, errors.Join(err, l.Close(), sl.Close()))
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.gate.Run(ctx) })
 	g.Go(func() error { return d.cni.Run(ctx) })
@@ -242,6 +251,7 @@ func (d *daemon) run(ctx context.Context, server *cri.Server) error {
 	g.Go(func() error { return d.policy.Run(ctx) })
 	g.Go(func() error { return d.figures.Serve(ctx, d.c.Metrics.Address) })
 	g.Go(func() error { return d.streams.Serve(ctx, sl) })
+	g.Go(func() error { return d.admin.Serve(ctx, al) })
 	g.Go(func() error { return server.Serve(ctx, l) })
 	d.log.Info("serving CRI v1", "socket", d.c.CRI.Socket, "version", version)
 	notify("READY=1")

@@ -47,6 +47,12 @@ var checks = []check{
 		}
 		return "", ""
 	}},
+	{"admin.socket", func(c Config) (string, string) {
+		if c.AdminSocket() == c.CRI.Socket {
+			return fmt.Sprintf("%q is cri.socket", c.CRI.Socket), "use another path"
+		}
+		return socket(c.AdminSocket())
+	}},
 	{"log.format", func(c Config) (string, string) { return oneOf(c.Log.Format, "text", "json") }},
 	{"log.level", func(c Config) (string, string) { return oneOf(c.Log.Level, "debug", "info", "warn", "error") }},
 	{"policy.dir", func(c Config) (string, string) { return absolute(c.Policy.Dir) }},

@@ -22,6 +22,7 @@ type Config struct {
 	Root    string  `toml:"root" doc:"Directory of what must survive a power cut: images, verification records, audit log."`
 	State   string  `toml:"state" doc:"Directory of what is true only while the kernel runs: pods and containers. Use a tmpfs."`
 	CRI     CRI     `toml:"cri" doc:"The door for the kubelet and crictl."`
+	Admin   Admin   `toml:"admin" doc:"The door for the operator's command line, sallyport."`
 	Log     Log     `toml:"log" doc:"The daemon's own log, on standard error. The audit log is not set here: it cannot be turned off."`
 	Policy  Policy  `toml:"policy" doc:"Where permission comes from. Without a policy everything is denied."`
 	Runtime Runtime `toml:"runtime" doc:"OCI runtimes, monitor and first process."`
@@ -37,6 +38,11 @@ type Config struct {
 type CRI struct {
 	Socket string        `toml:"socket" doc:"Unix socket, made with mode 0600."`
 	Slow   time.Duration `toml:"slow" doc:"A call that takes longer is logged. 0 logs none."`
+}
+
+// Admin is the operator's door.
+type Admin struct {
+	Socket string `toml:"socket" doc:"Unix socket, made with mode 0600; only the daemon's own user is served. Empty: admin.sock in state."`
 }
 
 // Log is the daemon's own log.
@@ -135,6 +141,14 @@ func Default() Config {
 // AuditDir is where the audit log lies.
 func (c Config) AuditDir() string { return filepath.Join(c.Root, "audit") }
 
+// AdminSocket is where the operator's door listens.
+func (c Config) AdminSocket() string {
+	if c.Admin.Socket != "" {
+		return c.Admin.Socket
+	}
+	return filepath.Join(c.State, "admin.sock")
+}
+
 // ImageRoot is where the image store lies.
 func (c Config) ImageRoot() string { return filepath.Join(c.Root, "image") }
 
@@ -155,7 +169,7 @@ func (c Config) CNICache() string { return filepath.Join(c.Root, "cni") }
 
 // ControlPaths are what no container may mount: our sockets, state, policy and store.
 func (c Config) ControlPaths() []string {
-	paths := []string{c.Root, c.State, c.CRI.Socket, c.Policy.Dir, filepath.Dir(Path)}
+	paths := []string{c.Root, c.State, c.CRI.Socket, c.AdminSocket(), c.Policy.Dir, filepath.Dir(Path)}
 	if c.Image.AuthFile != "" {
 		paths = append(paths, c.Image.AuthFile)
 	}

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -227,4 +228,18 @@ func write(t *testing.T, path string, mode os.FileMode, text string) {
 		t.Fatal(err)
 	}
 	os.Chmod(path, mode)
+}
+
+// Whatever is ours is among what no container may mount, also where it was given another place.
+func TestControlPaths(t *testing.T) {
+	c := Default()
+	c.Admin.Socket = "/srv/operator.sock"
+	for _, want := range []string{c.Root, c.State, c.CRI.Socket, "/srv/operator.sock", c.Policy.Dir, "/etc/sallyport"} {
+		if !slices.Contains(c.ControlPaths(), want) {
+			t.Errorf("ControlPaths() = %q, want %s among them", c.ControlPaths(), want)
+		}
+	}
+	if got := Default().AdminSocket(); got != "/run/sallyport/admin.sock" {
+		t.Errorf("AdminSocket() = %s", got)
+	}
 }

@@ -1,0 +1,126 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"sallyport/internal/admin/wire"
+	"sallyport/internal/config"
+)
+
+// patience is how long a call that only reads may take.
+const patience = 20 * time.Second
+
+// live is what the commands that ask the running daemon share.
+type live struct {
+	socket string
+	json   bool
+}
+
+// liveCommand adds the flags of a command that asks the daemon.
+func liveCommand(cmd *cobra.Command, l *live) *cobra.Command {
+	cmd.Flags().StringVar(&l.socket, "socket", config.Default().AdminSocket(), "the daemon's admin socket")
+	cmd.Flags().BoolVar(&l.json, "json", false, "the daemon's answer as one JSON object")
+	return cmd
+}
+
+// ask makes one call.
+func ask[Out any](l live, call string, in any, limit time.Duration) (out Out, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	return out, wire.New(l.socket).Do(ctx, call, in, &out)
+}
+
+// show writes an answer: as JSON, or as table writes it.
+func (l live) show(w io.Writer, answer any, table func(*tabwriter.Writer)) error {
+	if l.json {
+		return json.NewEncoder(w).Encode(answer)
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	table(t)
+	return t.Flush()
+}
+
+// row writes one line of a table; a cell holds no tab and no line break.
+func row(t *tabwriter.Writer, cells ...string) {
+	for i, c := range cells {
+		if cells[i] = printable(c); c == "" {
+			cells[i] = "-"
+		}
+	}
+	fmt.Fprintln(t, strings.Join(cells, "\t"))
+}
+
+func psCommand() *cobra.Command {
+	var l live
+	return liveCommand(&cobra.Command{
+		Use: "ps", Short: "list the containers with what they run and by which decision", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ps, err := ask[wire.Ps](l, wire.CallPs, wire.Empty{}, patience)
+			if err != nil {
+				return err
+			}
+			return l.show(cmd.OutOrStdout(), ps, func(t *tabwriter.Writer) {
+				row(t, "ID", "NAMESPACE", "POD", "CONTAINER", "STATE", "AUDIT", "IMAGE")
+				for _, c := range ps.Containers {
+					row(t, cut(c.ID), c.Namespace, c.Pod, c.Name, c.State, fmt.Sprintf("#%d", c.Audit), c.Image)
+				}
+			})
+		},
+	}, &l)
+}
+
+func policyStatusCommand() *cobra.Command {
+	var l live
+	return liveCommand(&cobra.Command{
+		Use: "status", Short: "show the policy that the running daemon enforces", Args: cobra.NoArgs,
+		Long: "Exit code 1 says that something is wrong with the policy, or that there is none.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			p, err := ask[wire.Policy](l, wire.CallPolicy, wire.Empty{}, patience)
+			if err != nil {
+				return err
+			}
+			if err := l.show(cmd.OutOrStdout(), p, func(t *tabwriter.Writer) { policyTable(t, p) }); err != nil {
+				return err
+			}
+			switch {
+			case len(p.Layers) == 0:
+				return badAnswer{fmt.Errorf("policy status: no policy is in force; everything is denied")}
+			case len(p.Problems) > 0:
+				return badAnswer{fmt.Errorf("policy status: %d problems", len(p.Problems))}
+			}
+			return nil
+		},
+	}, &l)
+}
+
+func policyTable(t *tabwriter.Writer, p wire.Policy) {
+	row(t, "LAYER", "REVISION", "MODE", "HASH", "UNTIL", "IN FORCE")
+	for _, l := range p.Layers {
+		until, force := "", "yes"
+		if !l.NotAfter.IsZero() {
+			until = stamp(l.NotAfter)
+		}
+		switch {
+		case l.Shadow:
+			force = "on trial"
+		case l.Kept:
+			force = "last good one kept"
+		}
+		row(t, l.Name, fmt.Sprint(l.Revision), l.Mode, cut(l.Hash), until, force)
+	}
+	for _, problem := range p.Problems {
+		fmt.Fprintf(t, "problem: %s: %s\n", printable(problem.Layer), printable(problem.Msg))
+	}
+	fmt.Fprintf(t, "source %s, %s\n", printable(p.Source), printable(p.Dir))
+}
+
+// cut shortens an ID or a hash for a table; sallyport explain takes the beginning of an ID.
+func cut(id string) string { return id[:min(len(id), 12)] }

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"strings"
+
+	"sallyport/internal/admin"
+	"sallyport/internal/admin/wire"
+	"sallyport/policy"
+)
+
+// openAdmin wires the operator's door.
+func (d *daemon) openAdmin() (*admin.Server, error) {
+	return admin.New(admin.Options{Gate: d.gate, Images: d.images, Pods: d.pods, Policy: d.policyStatus, Log: d.log})
+}
+
+// policyStatus shows what policy is in force, layer by layer, and what is wrong with the files.
+func (d *daemon) policyStatus() wire.Policy {
+	p := d.policy
+	p.mu.Lock()
+	set, loaded, problem := p.set, p.loaded, p.problem
+	p.mu.Unlock()
+	out := wire.Policy{Source: d.c.Policy.Source, Dir: d.c.Policy.Dir, Loaded: loaded, Layers: []wire.Layer{}, Problems: []wire.Problem{}}
+	if set == nil {
+		if problem != "" {
+			out.Problems = append(out.Problems, wire.Problem{Layer: "node", Msg: problem})
+		}
+		return out
+	}
+	out.Hash = set.Hash()
+	kept := map[string]bool{}
+	for _, found := range set.Problems() {
+		h := problemHit(found)
+		kept[h.Layer] = kept[h.Layer] || found.Kept
+		out.Problems = append(out.Problems, wire.Problem{Layer: h.Layer, Rule: h.Rule, Msg: found.Msg, Kept: found.Kept})
+	}
+	if len(out.Problems) == 0 && problem != "" { // the files as a whole were refused after set was installed
+		kept["node"] = true
+		out.Problems = append(out.Problems, wire.Problem{Layer: "node", Msg: problem, Kept: true})
+	}
+	add := func(l *policy.Layer) {
+		if l != nil {
+			out.Layers = append(out.Layers, wire.Layer{Name: l.Name, Revision: l.Revision, Mode: modeName(l.Mode), Hash: l.Hash,
+				NotAfter: l.NotAfter, Kept: kept[l.Name], Shadow: strings.HasPrefix(l.Name, "shadow ")})
+		}
+	}
+	add(set.Node())
+	for _, name := range set.Namespaces() {
+		if l, refused := set.For(name); refused == nil {
+			add(l)
+		}
+	}
+	for _, name := range set.Shadows() {
+		for _, l := range set.Shadow(strings.TrimPrefix(name, "shadow namespace ")) {
+			if l.Name == name {
+				add(l)
+			}
+		}
+	}
+	return out
+}
+
+func modeName(m policy.Mode) string {
+	if m == "" {
+		return string(policy.Enforce)
+	}
+	return string(m)
+}

@@ -1,0 +1,77 @@
+// Package wire is what the operator's door speaks: the names of its calls, their requests and answers,
+// and a client. It is JSON over HTTP on a Unix socket: POST /v1/<call> with one JSON object, which has
+// no unknown field; the answer is one JSON object, or Failure with a status of 400 and above. The
+// package imports nothing of ours, so that the command line links no room of the daemon.
+package wire
+
+import "time"
+
+// MaxRequest bounds a request's body in bytes. Files are named by path, never sent.
+const MaxRequest = 1 << 20
+
+// MaxAnswer bounds an answer in bytes: 10,000 containers take about 8 MiB.
+const MaxAnswer = 64 << 20
+
+// The calls. Each stands once in admin's table, which says what it may do.
+const (
+	CallPs     = "ps"
+	CallPolicy = "policy/status"
+)
+
+// Failure is the answer of a call that failed.
+type Failure struct {
+	Error string `json:"error"` // one line
+}
+
+// Empty is a request that asks nothing more.
+type Empty struct{}
+
+// Ps is the answer of ps: every container that an RPC has returned, by namespace, pod and name.
+type Ps struct {
+	Containers []Container `json:"containers"`
+}
+
+// Container is one container and by what it runs.
+type Container struct {
+	ID        string    `json:"id"`
+	Name      string    `json:"name"`
+	Namespace string    `json:"namespace"`
+	Pod       string    `json:"pod"`
+	PodID     string    `json:"podID"`
+	State     string    `json:"state"`
+	Created   time.Time `json:"created"`
+	Image     string    `json:"image"`    // as judged: the name with the digest that it meant
+	Instance  string    `json:"instance"` // digest of the manifest that runs
+	SpecHash  string    `json:"specHash"`
+	Audit     uint64    `json:"audit"`     // record of its admission
+	Effective string    `json:"effective"` // names the policy that judges its namespace now
+}
+
+// Policy is the answer of policy/status.
+type Policy struct {
+	Source   string    `json:"source"` // local-unsigned or signed
+	Dir      string    `json:"dir"`
+	Loaded   time.Time `json:"loaded"` // when the policy in force was installed; zero: never
+	Hash     string    `json:"hash"`   // over all layers; "" for none
+	Layers   []Layer   `json:"layers"` // the node's first
+	Problems []Problem `json:"problems"`
+}
+
+// Layer is one policy in force.
+type Layer struct {
+	Name     string    `json:"name"` // node, or "namespace <name>"
+	Revision uint64    `json:"revision"`
+	Mode     string    `json:"mode"`
+	Hash     string    `json:"hash"`
+	NotAfter time.Time `json:"notAfter"` // zero: no end
+	Kept     bool      `json:"kept"`     // what lies in the directory was refused: the last good one judges
+	Shadow   bool      `json:"shadow"`   // on trial: it admits and denies nothing
+}
+
+// Problem is something wrong with the policy files.
+type Problem struct {
+	Layer string `json:"layer"`
+	Rule  string `json:"rule"`
+	Msg   string `json:"msg"`
+	Kept  bool   `json:"kept"`
+}
