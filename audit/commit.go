@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -64,14 +65,21 @@ func (l *Log) run(b *batch) {
 	}
 	failed := l.failed
 	l.mu.Unlock()
-	if failed == nil || errors.Is(failed, ErrClosed) { // Close waits for what was enqueued before it
-		if err := l.commit(b); err != nil {
+	var took time.Duration
+	tried := failed == nil || errors.Is(failed, ErrClosed) // Close waits for what was enqueued before it
+	if tried {
+		begin := time.Now()
+		err := l.commit(b)
+		if took = time.Since(begin); err != nil {
 			failed = fmt.Errorf("%w: %w", ErrFailed, err)
 		} else {
 			failed = nil
 		}
 	}
 	l.mu.Lock()
+	if tried {
+		l.told.count(failed, took)
+	}
 	if b.err = failed; failed == nil {
 		l.durab, l.synced = b.after, b.size
 	} else if l.failed == nil {

@@ -47,6 +47,9 @@ func TestSyncFails(t *testing.T) {
 						t.Fatalf("Append() on a failing disk = %v, %v, want ErrFailed and no receipt", r, err)
 					}
 				}
+				if f := l.Figures(); f.Failures != 1 || f.Records != 1 {
+					t.Errorf("Figures() = %+v, want 1 record and 1 failure", f)
+				}
 				// The disk works again, but nobody has said so.
 				l.write, l.sync = writeAll, datasync
 				if r, err := l.Append(t.Context(), Event{Type: "decision"}); !errors.Is(err, ErrFailed) || r.Valid() {

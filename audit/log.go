@@ -60,6 +60,7 @@ type Log struct {
 	failed error           // guarded by mu; wraps ErrFailed or ErrClosed
 	durab  chain           // guarded by mu; after everything synced
 	synced int64           // guarded by mu; size of the segment at durab
+	told   Figures         // guarded by mu; Records is not kept here
 
 	file *os.File // owned by the batch whose turn it is
 }

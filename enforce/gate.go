@@ -63,6 +63,7 @@ type Gate struct {
 	denials   *tally // identical denials within five minutes
 	probes    *tally // repeated exec probes
 	counts    counters
+	denied    counters // denials by rule
 	shadows   counters // differences between what is enforced and what is on trial
 	auditErr  atomic.Pointer[error]
 	reopened  atomic.Int64 // when a failed log was last tried again, Unix nanoseconds

@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -457,6 +459,9 @@ func TestEqualDenialsAreOneRecord(t *testing.T) {
 	}
 	if n != 1 {
 		t.Errorf("10 equal denials left %d records, want 1", n)
+	}
+	if got := g.State().Denials; len(got) != 1 || slices.Max(slices.Collect(maps.Values(got))) != 10 {
+		t.Errorf("State().Denials = %v, want each of them counted by its rule", got)
 	}
 }
 

@@ -141,6 +141,7 @@ func (j *judgement) mint(gr *grant, receipt audit.Receipt) *permit {
 // deny records a refusal, or counts it where the same one was recorded within five minutes.
 func (j *judgement) deny(ctx context.Context, ev audit.Event) error {
 	j.gate.counts.add(j.act.Verb, "deny")
+	j.gate.denied.add(j.act.Verb, counted(j.decision.Hits()))
 	d := &Denied{Verb: j.act.Verb, Subject: j.subject(), Volume: j.act.Volume, Hits: j.decision.Hits()}
 	key := tallyKey(string(j.act.Verb), "", hashOf([]any{d.Subject, d.Volume, j.act.Namespace, d.Hits}), j.layers.effective)
 	if seen, ok := j.gate.denials.again(key, time.Now()); ok {

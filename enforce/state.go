@@ -1,7 +1,9 @@
 package enforce
 
 import (
+	"strings"
 	"sync"
+	"time"
 
 	"sallyport/policy"
 	"sallyport/policy/baseline"
@@ -15,13 +17,16 @@ type State struct {
 	AuditErr  error             // last failure to record
 	Decisions map[string]uint64 // "<verb> allow" and "<verb> deny"
 	Shadow    map[string]uint64 // "<verb> would-deny" and "<verb> would-admit": where mode shadow differs
+	Denials   map[string]uint64 // "<verb> <rule>": by the first rule that denied
+	Revision  uint64            // of the node policy
+	NotAfter  time.Time         // end of the node policy; zero: none
 }
 
 // State is a snapshot.
 func (g *Gate) State() State {
-	s := State{Source: g.source, AuditErr: g.AuditError(), Decisions: g.counts.copy(), Shadow: g.shadows.copy()}
+	s := State{Source: g.source, AuditErr: g.AuditError(), Decisions: g.counts.copy(), Shadow: g.shadows.copy(), Denials: g.denied.copy()}
 	if n := g.policies.Load().Node; n != nil {
-		s.Installed, s.NodeHash = true, n.Hash
+		s.Installed, s.NodeHash, s.Revision, s.NotAfter = true, n.Hash, n.Revision, n.NotAfter
 	}
 	return s
 }
@@ -37,7 +42,26 @@ func (c *counters) add(verb policy.Verb, outcome string) {
 	if c.n == nil {
 		c.n = map[string]uint64{}
 	}
-	c.n[string(verb)+" "+outcome]++
+	key := string(verb) + " " + outcome
+	if _, known := c.n[key]; !known && len(c.n) >= maxCounters {
+		key = string(verb) + " other"
+	}
+	c.n[key]++
+}
+
+// maxCounters bounds what one kind of counter holds: rules come and go with policies.
+const maxCounters = 256
+
+// counted is the name under which a denial is counted. A namespace's own rules are one, since its owner
+// names them.
+func counted(hits []policy.Hit) string {
+	switch {
+	case len(hits) == 0:
+		return "none"
+	case strings.HasPrefix(hits[0].Layer, "namespace "):
+		return "namespace-policy"
+	}
+	return hits[0].Rule
 }
 
 func (c *counters) copy() map[string]uint64 {

@@ -77,6 +77,7 @@ func (t *transfer) download(ctx context.Context, dir string, out []layer) error 
 		out[i] = layer{Blob: desc.Digest, DiffID: t.source.config.diffIDs[i], Chain: t.chains[i], Origin: t.source.repo.Host()}
 		g.Go(func() error {
 			if t.reusable(ctx, &out[i]) {
+				t.store.moved.reused.Add(1)
 				t.files[i] <- ""
 				return nil
 			}
@@ -84,6 +85,8 @@ func (t *transfer) download(ctx context.Context, dir string, out []layer) error 
 			if err := t.fetch(ctx, desc, path); err != nil {
 				return fmt.Errorf("fetch layer %s: %w", desc.Digest, err)
 			}
+			t.store.moved.downloaded.Add(1)
+			t.store.moved.bytes.Add(uint64(desc.Size))
 			t.files[i] <- path
 			return nil
 		})

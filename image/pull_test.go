@@ -34,6 +34,14 @@ func TestPull(t *testing.T) {
 			t.Errorf("Status(%s) = %v, %v", name, got, ok)
 		}
 	}
+	if m := e.Moved(); m.Downloaded == 0 || m.Bytes == 0 || m.Reused != 0 {
+		t.Errorf("Moved() = %+v, want what was downloaded", m)
+	}
+	before := e.Moved()
+	e.mustPull(host + "/team/app:v1")
+	if m := e.Moved(); m.Bytes != before.Bytes || m.Reused != before.Downloaded {
+		t.Errorf("Moved() after a second pull = %+v, want every layer reused", m)
+	}
 	if _, ok := e.Status(host + "/team/app:v2"); ok {
 		t.Error("Status(v2) finds an image that was never pulled")
 	}

@@ -70,6 +70,7 @@ type Store struct {
 	recordMu   sync.Mutex           // serialises writing and removing records; held over disk
 	uses       uses                 // has its own lock
 	usage      usage                // has its own lock
+	moved      moved                // atomic
 	rootfs     sync.Map             // container ID -> *sync.Mutex; held over mount and unmount of one container
 }
 

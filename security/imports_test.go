@@ -42,7 +42,7 @@ var rooms = map[string][]string{
 	"sandbox/stream":              {"internal/keypair"},
 	"internal/config":             {},
 	"internal/keypair":            {},
-	"internal/telemetry":          {},
+	"internal/telemetry":          {"internal/keypair"},
 	"internal/cri":                {"enforce", "image", "image/ref", "sandbox", "sandbox/spec", "sandbox/stats", "sandbox/stream"},
 	"internal/admin":              {"internal/admin/wire", "enforce", "image", "image/ref", "sandbox", "audit"},
 	"internal/admin/wire":         {},

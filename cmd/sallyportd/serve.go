@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -46,6 +47,10 @@ type daemon struct {
 	streams *stream.Server
 	figures *telemetry.Metrics
 	admin   *admin.Server
+
+	networkMu sync.Mutex // guards the rest; held over a question to the network plugins
+	networkOK bool
+	networkAt time.Time
 }
 
 // serve runs the daemon until ctx ends. What it opened is closed in the end; containers go on running.
@@ -107,7 +112,7 @@ func (d *daemon) openGate(ctx context.Context) error {
 		d.gate, err = enforce.New(enforce.Options{Log: d.audit, Source: d.c.Policy.Source, EnvKey: key, ControlPaths: bothNames(d.c.ControlPaths())})
 	}
 	if err == nil {
-		d.figures = telemetry.New(d.gateFigures)
+		d.figures = telemetry.New(d.scrape)
 		d.policy = &policySource{dir: d.c.Policy.Dir, state: d.c.PolicyState(), latest: d.audit.Latest, scratch: scratchDir(d.c), gate: d.gate, log: d.log}
 		err = d.record(ctx, "start", nil)
 	}
@@ -182,13 +187,13 @@ func (d *daemon) openPods(ctx context.Context) (*cri.Server, error) {
 	st := d.c.Streams
 	d.streams = stream.New(stream.Options{Address: st.Address, Certificate: st.Cert, Key: st.Key, Idle: st.Idle, Most: st.Most, MostOf: st.MostOf, Log: d.log})
 	return cri.New(cri.Options{
-		Version: version, Gate: d.gate, Images: d.images, Pods: d.pods, Host: host, Device: statDevice, Stats: reader, Streams: d.streams, InitHash: initHash,
+		Version: version, Gate: d.gate, Images: d.images, Pods: d.pods, Host: host, Device: statDevice, Stats: stats.NewCollector(reader, d.c.Stats.Period), PodMetrics: d.c.Stats.PodMetrics, Streams: d.streams, InitHash: initHash,
 		Defaults:      spec.Defaults{CgroupParent: d.c.Runtime.Parent, PidsLimit: d.c.Limits.Pids, AppArmorProfile: d.c.Runtime.AppArmor},
 		Handlers:      handlers(d.c.Runtime.Handlers, facts),
 		Default:       d.c.Runtime.Default,
 		NetworkStatus: d.cni.Status, PolicyProblem: d.policy.trouble,
 		CreateTimeout: d.c.Timeout.Create, PullTimeout: d.c.Timeout.Pull, Slow: d.c.CRI.Slow,
-		Observe: d.figures.Observe, Log: d.log,
+		Observe: d.figures.Observe, Pulled: d.figures.Pulled, Streamed: d.streamed, Log: d.log,
 	})
 }
 
@@ -249,7 +254,11 @@ func (d *daemon) run(ctx context.Context, server *cri.Server) error {
 	g.Go(func() error { return server.Run(ctx) })
 	g.Go(func() error { return d.reloadOnHangup(ctx) })
 	g.Go(func() error { return d.policy.Run(ctx) })
-	g.Go(func() error { return d.figures.Serve(ctx, d.c.Metrics.Address) })
+	g.Go(func() error { return d.countOOM(ctx) })
+	g.Go(func() error {
+		m := d.c.Metrics
+		return d.figures.Serve(ctx, telemetry.Listener{Address: m.Address, Cert: m.Cert, Key: m.Key, Log: d.log})
+	})
 	g.Go(func() error { return d.streams.Serve(ctx, sl) })
 	g.Go(func() error { return d.admin.Serve(ctx, al) })
 	g.Go(func() error { return server.Serve(ctx, l) })
@@ -261,11 +270,6 @@ func (d *daemon) run(ctx context.Context, server *cri.Server) error {
 		return nil
 	}
 	return err
-}
-
-func (d *daemon) gateFigures() telemetry.Gate {
-	st := d.gate.State()
-	return telemetry.Gate{Decisions: st.Decisions, Enforced: st.Installed && st.AuditErr == nil}
 }
 
 // reloadOnHangup reads the policy again on SIGHUP. Only policy and trusted roots reload.

@@ -2,7 +2,6 @@ package config
 
 import (
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -10,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Problem is one thing that is wrong: which field, what was found, how to fix it.
@@ -80,13 +80,8 @@ var checks = []check{
 		}
 		return "", ""
 	}},
-	{"streaming.address", streaming},
-	{"streaming.tls_cert", func(c Config) (string, string) {
-		if (c.Streams.Cert == "") != (c.Streams.Key == "") {
-			return "a certificate without a key, or a key without a certificate", "set tls_cert and tls_key, or neither"
-		}
-		return absoluteOrEmpty(c.Streams.Cert)
-	}},
+	{"streaming.address", func(c Config) (string, string) { return reachable(c.Streams.Address, c.Streams.Cert, "127.0.0.1:0") }},
+	{"streaming.tls_cert", func(c Config) (string, string) { return keyPair(c.Streams.Cert, c.Streams.Key) }},
 	{"streaming.tls_key", func(c Config) (string, string) { return absoluteOrEmpty(c.Streams.Key) }},
 	{"streaming.idle_timeout", func(c Config) (string, string) {
 		if c.Streams.Idle <= 0 {
@@ -120,8 +115,21 @@ var checks = []check{
 		if c.Metrics.Address == "" {
 			return "", ""
 		}
-		if _, _, err := net.SplitHostPort(c.Metrics.Address); err != nil {
-			return fmt.Sprintf("%q", c.Metrics.Address), "write host:port, for example 127.0.0.1:9440"
+		return reachable(c.Metrics.Address, c.Metrics.Cert, "127.0.0.1:9440")
+	}},
+	{"metrics.tls_cert", func(c Config) (string, string) { return keyPair(c.Metrics.Cert, c.Metrics.Key) }},
+	{"metrics.tls_key", func(c Config) (string, string) { return absoluteOrEmpty(c.Metrics.Key) }},
+	{"stats.collection_period", func(c Config) (string, string) {
+		if p := c.Stats.Period; p != 0 && (p < time.Second || p > 10*time.Minute) {
+			return p.String(), "use 0 (read when asked) or 1s to 10m"
+		}
+		return "", ""
+	}},
+	{"stats.included_pod_metrics", func(c Config) (string, string) {
+		for _, g := range c.Stats.PodMetrics {
+			if found, fix := oneOf(g, podMetrics...); found != "" {
+				return found, fix
+			}
 		}
 		return "", ""
 	}},
@@ -164,17 +172,28 @@ func Resolve(c Config) (Config, []Problem) {
 	return c, problems
 }
 
-// streaming: a URL is the whole right to a command's streams, and must not cross a network in the clear.
-func streaming(c Config) (found, fix string) {
-	at, err := netip.ParseAddrPort(c.Streams.Address)
+// reachable: a streaming URL is the whole right to a command's streams, and figures tell of a node's weak
+// hours; neither crosses a network in the clear.
+func reachable(address, cert, example string) (found, fix string) {
+	at, err := netip.ParseAddrPort(address)
 	switch {
 	case err != nil || at.Addr().IsUnspecified():
-		return fmt.Sprintf("%q", c.Streams.Address), "write an address and a port, for example 127.0.0.1:0"
-	case !at.Addr().IsLoopback() && c.Streams.Cert == "":
-		return fmt.Sprintf("%q is not loopback and there is no certificate", c.Streams.Address), "use 127.0.0.1:0, or set tls_cert and tls_key"
+		return fmt.Sprintf("%q", address), "write an address and a port, for example " + example
+	case !at.Addr().IsLoopback() && cert == "":
+		return fmt.Sprintf("%q is not loopback and there is no certificate", address), "use " + example + ", or set tls_cert and tls_key"
 	}
 	return "", ""
 }
+
+func keyPair(cert, key string) (found, fix string) {
+	if (cert == "") != (key == "") {
+		return "a certificate without a key, or a key without a certificate", "set tls_cert and tls_key, or neither"
+	}
+	return absoluteOrEmpty(cert)
+}
+
+// podMetrics are the groups of metrics, by CRI-O's names.
+var podMetrics = []string{"all", "cpu", "disk", "diskIO", "hugetlb", "memory", "misc", "network", "oom", "pressure", "process", "spec"}
 
 func between(n, low, high int) (found, fix string) {
 	if n < low || n > high {

@@ -32,6 +32,7 @@ type Config struct {
 	Limits  Limits  `toml:"limits" doc:"Bounds that hold for every container."`
 	Timeout Timeout `toml:"timeout" doc:"Deadlines of each stage; a stage that has none could hang for ever."`
 	Metrics Metrics `toml:"metrics" doc:"Prometheus figures over HTTP."`
+	Stats   Stats   `toml:"stats" doc:"What pods and containers use, as the CRI tells it."`
 }
 
 // CRI is the gRPC server.
@@ -83,7 +84,7 @@ type Network struct {
 // Streams is the server of exec, attach and port-forward.
 type Streams struct {
 	Address string        `toml:"address" doc:"IP address and port to listen on; port 0 takes a free one. Beyond loopback only with a certificate."`
-	Cert    string        `toml:"tls_cert" doc:"PEM file with certificate and chain. Empty: no TLS."`
+	Cert    string        `toml:"tls_cert" doc:"PEM file with certificate and chain, read again when it changes. Empty: no TLS."`
 	Key     string        `toml:"tls_key" doc:"PEM file with the certificate's key."`
 	Idle    time.Duration `toml:"idle_timeout" doc:"A connection on which nothing moves for so long is closed, and its command with it."`
 	Most    int           `toml:"max_streams" doc:"Most streams of this node, open or waiting for their clients; one more is refused (stream-limit)."`
@@ -113,7 +114,15 @@ type Timeout struct {
 
 // Metrics is the Prometheus endpoint.
 type Metrics struct {
-	Address string `toml:"address" doc:"host:port to listen on, for example 127.0.0.1:9440. Empty: off."`
+	Address string `toml:"address" doc:"IP address and port to listen on, for example 127.0.0.1:9440. Beyond loopback only with a certificate. Empty: off."`
+	Cert    string `toml:"tls_cert" doc:"PEM file with certificate and chain, read again when it changes. Empty: no TLS."`
+	Key     string `toml:"tls_key" doc:"PEM file with the certificate's key."`
+}
+
+// Stats is how figures of pods and containers are collected.
+type Stats struct {
+	Period     time.Duration `toml:"collection_period" doc:"Collect so often and answer every call from the last pass. 0: read when asked."`
+	PodMetrics []string      `toml:"included_pod_metrics" doc:"Groups of metrics of pods and containers (ListPodSandboxMetrics): all, or some of cpu, disk, diskIO, hugetlb, memory, misc, network, oom, pressure, process, spec. Empty: none."`
 }
 
 // Default is the configuration of a machine without any file.
@@ -135,6 +144,7 @@ func Default() Config {
 		Image:   Image{RegistriesConf: "/etc/containers/registries.conf", AuthFile: "/etc/sallyport/auth.json", Pinned: []string{}},
 		Limits:  Limits{Pids: 4096, LogSize: 1 << 30},
 		Timeout: Timeout{Create: 4 * time.Minute, Pull: 30 * time.Minute, Network: 90 * time.Second, Runtime: 2 * time.Minute},
+		Stats:   Stats{PodMetrics: []string{"all"}},
 	}
 }
 
@@ -173,8 +183,10 @@ func (c Config) ControlPaths() []string {
 	if c.Image.AuthFile != "" {
 		paths = append(paths, c.Image.AuthFile)
 	}
-	if c.Streams.Key != "" {
-		paths = append(paths, c.Streams.Key)
+	for _, key := range []string{c.Streams.Key, c.Metrics.Key} {
+		if key != "" {
+			paths = append(paths, key)
+		}
 	}
 	return paths
 }

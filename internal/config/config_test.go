@@ -186,6 +186,11 @@ func TestCheck(t *testing.T) {
 		{"limits.log_size", func(c *Config) { c.Limits.LogSize = 1 }},
 		{"timeout", func(c *Config) { c.Timeout.Pull = 0 }},
 		{"metrics.address", func(c *Config) { c.Metrics.Address = "9440" }},
+		{"metrics.address", func(c *Config) { c.Metrics.Address = "10.0.0.1:9440" }},
+		{"metrics.tls_cert", func(c *Config) { c.Metrics.Key = "/etc/key.pem" }},
+		{"metrics.tls_key", func(c *Config) { c.Metrics.Cert, c.Metrics.Key = "/etc/cert.pem", "key.pem" }},
+		{"stats.collection_period", func(c *Config) { c.Stats.Period = time.Millisecond }},
+		{"stats.included_pod_metrics", func(c *Config) { c.Stats.PodMetrics = []string{"cpus"} }},
 	} {
 		c := Default()
 		tt.change(&c)

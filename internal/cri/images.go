@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	v1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -28,13 +30,38 @@ func (s *Server) PullImage(ctx context.Context, req *v1.PullImageRequest) (*v1.P
 	}
 	namespace := req.GetSandboxConfig().GetMetadata().GetNamespace()
 	hash := digestOf(creds)
+	begin := time.Now()
 	id, err := s.pulls.do(ctx, namespace+" "+name.String()+" "+hash, hash, func(ctx context.Context) (string, error) {
 		return s.pull(ctx, name, creds, namespace)
 	})
+	if s.o.Pulled != nil {
+		s.o.Pulled(pullOutcome(err), time.Since(begin))
+	}
 	if err != nil {
 		return nil, pullStatus(err)
 	}
 	return &v1.PullImageResponse{ImageRef: id}, nil
+}
+
+// pullOutcome is how a pull ended in one of few words.
+func pullOutcome(err error) string {
+	var denied *enforce.Denied
+	switch {
+	case err == nil:
+		return "ok"
+	case errors.As(err, &denied):
+		return "denied"
+	}
+	for _, o := range []struct {
+		err  error
+		word string
+	}{{image.ErrUnavailable, "unavailable"}, {image.ErrUnauthorized, "unauthorized"}, {image.ErrNotFound, "not-found"}, {image.ErrInvalid, "invalid"},
+		{image.ErrCorrupt, "corrupt"}, {context.DeadlineExceeded, "timeout"}, {context.Canceled, "canceled"}} {
+		if errors.Is(err, o.err) {
+			return o.word
+		}
+	}
+	return "other"
 }
 
 func (s *Server) pull(ctx context.Context, name ref.Name, creds image.Credentials, namespace string) (string, error) {

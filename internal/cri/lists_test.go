@@ -1,6 +1,7 @@
 package cri
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -12,6 +13,8 @@ import (
 	"google.golang.org/protobuf/proto"
 	v1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"sallyport/enforce"
+	"sallyport/image"
 	"sallyport/sandbox/stats"
 )
 
@@ -66,8 +69,47 @@ func TestMetricTable(t *testing.T) {
 		t.Error("metrics are not sorted, or named twice")
 	}
 	empty := &sample{labels: make([]string, len(baseLabels)), now: time.Now()}
-	if out := empty.out(); len(out) != 1 || out[0].Name != "container_last_seen" {
+	if out := empty.out(metrics); len(out) != 1 || out[0].Name != "container_last_seen" {
 		t.Errorf("metrics of an empty sample = %v", out)
+	}
+}
+
+// TestMetricGroups: each metric is in a group, and a group can be told alone.
+func TestMetricGroups(t *testing.T) {
+	for _, m := range metrics {
+		if groupOf(m.name) == "" {
+			t.Errorf("%s is in no group", m.name)
+		}
+	}
+	if got := chosen([]string{"all"}); len(got) != len(metrics) {
+		t.Errorf("chosen(all) = %d metrics, want %d", len(got), len(metrics))
+	}
+	if got := chosen(nil); len(got) != 0 {
+		t.Errorf("chosen() = %d metrics, want none", len(got))
+	}
+	all := 0
+	for _, g := range podGroups {
+		got := chosen([]string{g.name})
+		if all += len(got); len(got) == 0 {
+			t.Errorf("group %s has no metric", g.name)
+		}
+	}
+	if all != len(metrics) {
+		t.Errorf("groups have %d metrics together, want %d", all, len(metrics))
+	}
+	for _, m := range chosen([]string{"oom"}) {
+		if m.name != "container_oom_events_total" {
+			t.Errorf("chosen(oom) has %s", m.name)
+		}
+	}
+}
+
+func TestPullOutcome(t *testing.T) {
+	for want, err := range map[string]error{"ok": nil, "denied": fmt.Errorf("x: %w", &enforce.Denied{}), "unavailable": fmt.Errorf("x: %w", image.ErrUnavailable),
+		"not-found": image.ErrNotFound, "timeout": context.DeadlineExceeded, "other": errors.New("registry.example/app is odd")} {
+		if got := pullOutcome(err); got != want {
+			t.Errorf("pullOutcome(%v) = %q, want %q", err, got, want)
+		}
 	}
 }
 
@@ -86,7 +128,7 @@ func TestMetricLabels(t *testing.T) {
 		want[d.name] = len(baseLabels) + len(d.labels)
 	}
 	seen := map[string]bool{}
-	for _, out := range m.out() {
+	for _, out := range m.out(metrics) {
 		if len(out.LabelValues) != want[out.Name] {
 			t.Errorf("%s: labels %q, want %d", out.Name, out.LabelValues, want[out.Name])
 		}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -13,6 +15,49 @@ import (
 	"sallyport/sandbox"
 	"sallyport/sandbox/stats"
 )
+
+// podGroups are the groups of metrics that can be told alone, by CRI-O's names. The first group with a
+// fitting beginning is a metric's.
+var podGroups = []struct {
+	name   string
+	begins []string
+}{
+	{"cpu", []string{"container_cpu_"}},
+	{"diskIO", []string{"container_blkio_", "container_fs_reads_", "container_fs_writes_"}},
+	{"disk", []string{"container_fs_"}},
+	{"hugetlb", []string{"container_hugetlb_"}},
+	{"memory", []string{"container_memory_"}},
+	{"network", []string{"container_network_"}},
+	{"oom", []string{"container_oom_"}},
+	{"pressure", []string{"container_pressure_"}},
+	{"process", []string{"container_file_descriptors", "container_processes", "container_sockets", "container_threads", "container_ulimits_"}},
+	{"spec", []string{"container_spec_"}},
+	{"misc", []string{"container_last_seen", "container_start_time_"}},
+}
+
+func groupOf(name string) string {
+	for _, g := range podGroups {
+		if slices.ContainsFunc(g.begins, func(b string) bool { return strings.HasPrefix(name, b) }) {
+			return g.name
+		}
+	}
+	return ""
+}
+
+// chosen are the metrics of the groups; "all" is every one. They keep their order.
+func chosen(groups []string) (out []metric) {
+	for _, m := range metrics {
+		if slices.Contains(groups, "all") || slices.Contains(groups, groupOf(m.name)) {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// tells reports whether any metric of the group is told.
+func (s *Server) tells(group string) bool {
+	return slices.ContainsFunc(s.metrics, func(m metric) bool { return groupOf(m.name) == group })
+}
 
 // metric describes one of the figures that a kubelet's /metrics/cadvisor had (KEP-2371). Its values are
 // whole numbers, as the API has it: seconds are cut off.
@@ -55,7 +100,7 @@ type sample struct {
 // ListMetricDescriptors describes all metrics; they never change while the daemon runs.
 func (s *Server) ListMetricDescriptors(context.Context, *v1.ListMetricDescriptorsRequest) (*v1.ListMetricDescriptorsResponse, error) {
 	resp := &v1.ListMetricDescriptorsResponse{}
-	for _, m := range metrics {
+	for _, m := range s.metrics {
 		resp.Descriptors = append(resp.Descriptors, &v1.MetricDescriptor{Name: m.name, Help: m.help, LabelKeys: append(baseLabels[:len(baseLabels):len(baseLabels)], m.labels...)})
 	}
 	return resp, nil
@@ -65,6 +110,9 @@ func (s *Server) ListMetricDescriptors(context.Context, *v1.ListMetricDescriptor
 // meanwhile is left out.
 func (s *Server) ListPodSandboxMetrics(context.Context, *v1.ListPodSandboxMetricsRequest) (*v1.ListPodSandboxMetricsResponse, error) {
 	resp := &v1.ListPodSandboxMetricsResponse{}
+	if len(s.metrics) == 0 {
+		return resp, nil
+	}
 	var room *image.Capacity
 	if c, err := s.o.Images.Capacity(); err == nil {
 		room = &c
@@ -74,14 +122,14 @@ func (s *Server) ListPodSandboxMetrics(context.Context, *v1.ListPodSandboxMetric
 		if pod.Status().State != sandbox.Ready {
 			continue
 		}
-		out := &v1.PodSandboxMetrics{PodSandboxId: pod.ID(), Metrics: s.podSample(pod).out()}
+		out := &v1.PodSandboxMetrics{PodSandboxId: pod.ID(), Metrics: s.podSample(pod).out(s.metrics)}
 		for _, c := range running[pod] {
 			m := s.containerSample(c)
 			if m == nil {
 				continue
 			}
 			m.capacity = room
-			out.ContainerMetrics = append(out.ContainerMetrics, &v1.ContainerMetrics{ContainerId: c.ID(), Metrics: m.out()})
+			out.ContainerMetrics = append(out.ContainerMetrics, &v1.ContainerMetrics{ContainerId: c.ID(), Metrics: m.out(s.metrics)})
 		}
 		resp.PodMetrics = append(resp.PodMetrics, out)
 	}
@@ -91,9 +139,13 @@ func (s *Server) ListPodSandboxMetrics(context.Context, *v1.ListPodSandboxMetric
 // podSample is of the pod's own cgroup and network. As with cAdvisor its label container is empty.
 func (s *Server) podSample(pod *sandbox.Pod) *sample {
 	cfg := pod.Config()
-	m := &sample{now: time.Now(), network: interfaces(pod), labels: []string{"", cfg.CgroupParent, "", "", cfg.Namespace, cfg.Name}}
+	m := &sample{now: time.Now(), labels: []string{"", cfg.CgroupParent, "", "", cfg.Namespace, cfg.Name}}
+	if s.tells("network") {
+		m.network, _ = s.interfaces(pod)
+	}
 	if cfg.CgroupParent != "" {
 		m.read(s.o.Stats, cfg.CgroupParent)
+		m.kills = nil // told by container
 	}
 	return m
 }
@@ -101,14 +153,14 @@ func (s *Server) podSample(pod *sandbox.Pod) *sample {
 // containerSample is nil for a container that has ended.
 func (s *Server) containerSample(c *sandbox.Container) *sample {
 	pod, st := c.Pod().Config(), c.Status()
-	m := &sample{now: time.Now(), started: st.Started, opened: s.opened.look(c.ID(), c.CgroupPath()),
+	m := &sample{now: time.Now(), started: st.Started,
 		labels: []string{c.Config().Name, c.CgroupPath(), imageSpecOut(c).Image, c.ID(), pod.Namespace, pod.Name}}
 	m.read(s.o.Stats, c.CgroupPath())
 	if m.figures == nil {
 		return nil
 	}
-	if n, err := s.o.Stats.OOMKills(c.CgroupPath()); err == nil {
-		m.kills = &n
+	if s.tells("process") {
+		m.opened = s.opened.look(c.ID(), c.CgroupPath())
 	}
 	if u, ok := s.o.Images.Usage(c.ID()); ok {
 		m.layer = &u
@@ -120,17 +172,14 @@ func (s *Server) containerSample(c *sandbox.Container) *sample {
 	return m
 }
 
-func (m *sample) read(r *stats.Reader, cgroup string) {
-	if f, err := r.Read(cgroup); err == nil {
-		m.figures = &f
-	}
-	if d, err := r.Detail(cgroup); err == nil {
-		m.detail = &d
+func (m *sample) read(r *stats.Collector, cgroup string) {
+	if f, detail, kills, err := r.ReadDeep(cgroup); err == nil {
+		m.figures, m.detail, m.kills = &f, detail, kills
 	}
 }
 
-// out are the metrics that the sample has values for.
-func (m *sample) out() (out []*v1.Metric) {
+// out are those of the metrics that the sample has values for.
+func (m *sample) out(metrics []metric) (out []*v1.Metric) {
 	for i, l := range m.labels {
 		m.labels[i] = cut(l)
 	}

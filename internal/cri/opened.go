@@ -5,6 +5,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"sallyport/sandbox"
 	"sallyport/sandbox/stats"
 )
@@ -54,8 +56,31 @@ func (o *openedFiles) renew(id, cgroup string) *opened {
 	return now
 }
 
-// Run counts open files from time to time while somebody asks for metrics, until ctx ends.
+// Run collects figures, and counts open files from time to time while somebody asks for metrics, until
+// ctx ends.
 func (s *Server) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.o.Stats.Run(ctx, s.sources) })
+	g.Go(func() error { return s.countOpened(ctx) })
+	return g.Wait()
+}
+
+// sources are what figures are collected of: the ready pods and the running containers.
+func (s *Server) sources() (out []stats.Source) {
+	for _, pod := range s.o.Pods.List() {
+		if pod.Status().State == sandbox.Ready {
+			out = append(out, stats.Source{Cgroup: pod.Config().CgroupParent, NetNS: pod.NetNS()})
+		}
+	}
+	for _, c := range s.o.Pods.Containers() {
+		if c.Status().State == sandbox.Running {
+			out = append(out, stats.Source{Cgroup: c.CgroupPath()})
+		}
+	}
+	return out
+}
+
+func (s *Server) countOpened(ctx context.Context) error {
 	tick := time.NewTicker(openedGap)
 	defer tick.Stop()
 	for {

@@ -81,23 +81,24 @@ func (s *Server) podStatsOut(pod *sandbox.Pod, ctrs []*sandbox.Container) (*v1.P
 			linux.Containers = append(linux.Containers, s.statsOut(c, f))
 		}
 	}
-	if nics := interfaces(pod); len(nics) > 0 {
-		linux.Network = networkOut(nics, time.Now())
+	if nics, at := s.interfaces(pod); len(nics) > 0 {
+		linux.Network = networkOut(nics, at)
 	}
 	return out, nil
 }
 
-// interfaces reads the pod's network interfaces; none for a pod on the node's network or off it.
-func interfaces(pod *sandbox.Pod) []stats.Interface {
+// interfaces tells of the pod's network interfaces and when they were read; none for a pod on the node's
+// network or off it.
+func (s *Server) interfaces(pod *sandbox.Pod) ([]stats.Interface, time.Time) {
 	path := pod.NetNS()
 	if path == "" || pod.Status().State != sandbox.Ready {
-		return nil
+		return nil, time.Time{}
 	}
-	nics, err := stats.Network(path)
+	nics, at, err := s.o.Stats.Network(path)
 	if err != nil {
-		return nil // it is being stopped
+		return nil, at // it is being stopped
 	}
-	return nics[:min(len(nics), maxInterfaces)]
+	return nics[:min(len(nics), maxInterfaces)], at
 }
 
 // networkOut: the first interface is the default one where none has the usual name.

@@ -34,7 +34,15 @@ type Handler struct {
 	UserNamespaces    bool
 }
 
-// Options are the parts of a Server; all are needed but Metrics.
+// StreamEnd tells of a stream that ended.
+type StreamEnd struct {
+	Kind    string // exec, attach or portforward
+	Failed  bool
+	Took    time.Duration
+	In, Out int64 // bytes to the container or pod, and from it
+}
+
+// Options are the parts of a Server; all are needed but Observe, Pulled and Streamed.
 type Options struct {
 	Version       string // of the daemon, semver
 	Gate          *enforce.Gate
@@ -43,7 +51,8 @@ type Options struct {
 	Host          spec.Host
 	Device        func(path string) (spec.HostDevice, error) // looks at a device node of the host
 	NetworkStatus func(context.Context) error                // nil: pods can get a network
-	Stats         *stats.Reader
+	Stats         *stats.Collector
+	PodMetrics    []string // groups of metrics of pods and containers, or "all"
 	Streams       *stream.Server
 	InitHash      string // sha256 of sallyport-init, hexadecimal
 	Defaults      spec.Defaults
@@ -54,6 +63,8 @@ type Options struct {
 	Slow          time.Duration // calls that take longer are logged; 0: none
 	PolicyProblem func() string // what is wrong with the policy files now, one line; "" for nothing
 	Observe       func(method, code string, took time.Duration)
+	Pulled        func(outcome string, took time.Duration) // one pull ended
+	Streamed      func(StreamEnd)
 	Log           *slog.Logger
 }
 
@@ -68,6 +79,7 @@ type Server struct {
 	pulls   *flights[string]             // PullImage
 	users   sync.Map                     // container ID to *v1.ContainerUser; dropped when removed
 	opened  openedFiles                  // has its own lock
+	metrics []metric                     // constant; those that are told of pods and containers
 	closing chan struct{}                // closed when Serve ends
 
 	shownContainers shown // has its own lock
@@ -76,10 +88,10 @@ type Server struct {
 
 // New wires a server; Serve runs it.
 func New(o Options) (*Server, error) {
-	if o.Gate == nil || o.Images == nil || o.Pods == nil || o.Streams == nil || o.Log == nil {
-		return nil, errors.New("make CRI server: gate, images, pods, streams or log is missing")
+	if o.Gate == nil || o.Images == nil || o.Pods == nil || o.Streams == nil || o.Stats == nil || o.Log == nil {
+		return nil, errors.New("make CRI server: gate, images, pods, streams, stats or log is missing")
 	}
-	s := &Server{o: o, closing: make(chan struct{})}
+	s := &Server{o: o, metrics: chosen(o.PodMetrics), closing: make(chan struct{})}
 	s.opened = openedFiles{read: o.Stats.Processes, of: map[string]*opened{}}
 	s.pulls = newFlights[string](o.PullTimeout, nil)
 	s.pods = newFlights(o.CreateTimeout, s.undoPod)

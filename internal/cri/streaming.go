@@ -229,6 +229,9 @@ func (f *forwarding) end() {
 	for port, moved := range f.moved {
 		m.detail[fmt.Sprintf("port %d", port)] = fmt.Sprintf("%d bytes to the pod, %d from it", moved.In, moved.Out)
 	}
+	for _, moved := range f.moved {
+		m.in, m.out = m.in+moved.In, m.out+moved.Out
+	}
 	err := f.last
 	f.mu.Unlock()
 	f.server.end(m, err)
@@ -240,6 +243,8 @@ type meter struct {
 	event  enforce.Event
 	detail map[string]string
 	bytes  map[string]*atomic.Int64
+	in     int64 // bytes that are not in bytes
+	out    int64
 }
 
 func begin(verb string, c *sandbox.Container, argv []string) *meter {
@@ -270,9 +275,18 @@ func (m *meter) streams(client stream.IO, t stream.Terminal) sandbox.Streams {
 // end records how a stream ended. The deed is done, so a failure to record is told and no more; the gate
 // then admits nothing until it can record.
 func (s *Server) end(m *meter, err error) {
-	m.detail["duration"] = time.Since(m.begun).Round(time.Millisecond).String()
+	took := time.Since(m.begun)
+	m.detail["duration"] = took.Round(time.Millisecond).String()
 	for name, n := range m.bytes {
 		m.detail[name] = fmt.Sprint(n.Load())
+		if name == "stdin" {
+			m.in += n.Load()
+		} else {
+			m.out += n.Load()
+		}
+	}
+	if s.o.Streamed != nil {
+		s.o.Streamed(StreamEnd{Kind: m.event.Verb, Failed: err != nil, Took: took, In: m.in, Out: m.out})
 	}
 	if err != nil {
 		m.detail["error"] = err.Error()

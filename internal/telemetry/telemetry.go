@@ -1,18 +1,14 @@
-// Package telemetry counts what the daemon does and shows it to Prometheus in its text format. It
-// writes the format itself: the client library takes milliseconds to initialise, which every
-// re-executed child of the daemon would pay. It holds no state but the counters; labels are bounded by
-// the number of CRI methods, status codes and gate verbs.
+// Package telemetry counts what the daemon does and shows it to Prometheus in its text format, and sends
+// traces of calls to an OpenTelemetry collector. It writes the text format itself: the client library
+// takes milliseconds to initialise, which every re-executed child of the daemon would pay. It holds no
+// state but the counters; the series of each metric are bounded.
 package telemetry
 
 import (
 	"bufio"
-	"cmp"
-	"context"
-	"errors"
 	"fmt"
 	"io"
-	"net"
-	"net/http"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -20,119 +16,213 @@ import (
 	"time"
 )
 
-// contentType is the text format's (prometheus.io, Exposition formats).
-const contentType = "text/plain; version=0.0.4; charset=utf-8"
+// buckets are the upper bounds of every histogram, in seconds.
+var buckets = [...]float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10, 60, 600}
 
-// buckets are the upper bounds of the histogram, in seconds.
-var buckets = [...]float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10, 60}
+const (
+	maxSeries = 512     // of one metric; the largest has 43 methods and a few codes of each
+	maxLabel  = 128     // bytes of a label's value; a longer one is cut off
+	other     = "other" // every label of the series that takes what is too much
+)
 
-// Gate is what the gate tells of itself at one moment.
-type Gate struct {
-	Decisions map[string]uint64 // "<verb> allow" and "<verb> deny"
-	Enforced  bool              // a policy is installed and the audit log takes records
-}
+// began is about when the process started.
+var began = time.Now()
 
 // Metrics are the daemon's figures. They may be used concurrently.
 type Metrics struct {
-	gate func() Gate // constant
+	ask []func(Scrape) // constant; asked at every scrape
 
-	mu    sync.Mutex // guards calls and what it points to
-	calls map[call]*histogram
+	mu     sync.Mutex                    // guards series and what it points to
+	series map[string]map[string]*series // by metric, then by labels as they are written
 }
 
-type call struct{ method, code string }
+// Scrape takes what is asked for at one scrape. Values for labels come in the order of the table.
+type Scrape struct{ now map[string]map[string]*series }
 
-type histogram struct {
-	counts [len(buckets)]uint64 // by the smallest bucket that holds the value
+// Set gives a counter or gauge its value.
+func (s Scrape) Set(name string, value float64, labels ...string) {
+	one(s.now, name, labels).value = value
+}
+
+// Sum gives a summary its sum and count.
+func (s Scrape) Sum(name string, sum float64, n uint64) {
+	to := one(s.now, name, nil)
+	to.value, to.n = sum, n
+}
+
+type series struct {
+	value  float64 // of a counter or gauge; the sum of a histogram or summary
 	n      uint64
-	sum    float64
+	counts [len(buckets)]uint64 // by the smallest bucket that holds the value
 }
 
-// New wires the figures; gate is asked at every scrape and must be fast.
-func New(gate func() Gate) *Metrics { return &Metrics{gate: gate, calls: map[call]*histogram{}} }
+// New wires the figures. Each of ask is called at every scrape and must be fast.
+func New(ask ...func(Scrape)) *Metrics {
+	return &Metrics{ask: append(ask, process), series: map[string]map[string]*series{}}
+}
 
 // Observe counts one CRI call.
 func (m *Metrics) Observe(method, code string, took time.Duration) {
+	m.observe("sallyport_cri_seconds", took, code, method)
+}
+
+// Pulled counts one pull that ended. outcome is one of a fixed list.
+func (m *Metrics) Pulled(outcome string, took time.Duration) {
+	m.observe("sallyport_pull_seconds", took, outcome)
+}
+
+// Streamed counts one stream that ended, with the bytes to and from the container.
+func (m *Metrics) Streamed(s Stream) {
+	outcome := "ok"
+	if s.Failed {
+		outcome = "error"
+	}
+	m.observe("sallyport_stream_seconds", s.Took, s.Kind, outcome)
+	m.add("sallyport_stream_bytes_total", float64(s.In), "in", s.Kind)
+	m.add("sallyport_stream_bytes_total", float64(s.Out), "out", s.Kind)
+}
+
+// Stream is one that ended.
+type Stream struct {
+	Kind    string // exec, attach or portforward
+	Failed  bool
+	Took    time.Duration
+	In, Out int64 // bytes
+}
+
+// OOMKilled counts one container that ended for lack of memory.
+func (m *Metrics) OOMKilled() { m.add("sallyport_oom_kills_total", 1) }
+
+func (m *Metrics) add(name string, value float64, labels ...string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	h := m.calls[call{method, code}]
-	if h == nil {
-		h = &histogram{}
-		m.calls[call{method, code}] = h
-	}
-	s := took.Seconds()
-	h.n, h.sum = h.n+1, h.sum+s
-	if i, _ := slices.BinarySearch(buckets[:], s); i < len(buckets) {
-		h.counts[i]++
+	one(m.series, name, labels).value += value
+}
+
+func (m *Metrics) observe(name string, took time.Duration, labels ...string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s, at := one(m.series, name, labels), took.Seconds()
+	s.n, s.value = s.n+1, s.value+at
+	if i, _ := slices.BinarySearch(buckets[:], at); i < len(buckets) {
+		s.counts[i]++
 	}
 }
+
+// one finds a series. A metric that has as many as it may puts what is new with what is other.
+func one(all map[string]map[string]*series, name string, values []string) *series {
+	f := find(name)
+	if all[name] == nil {
+		all[name] = map[string]*series{}
+	}
+	key := labels(f, values)
+	s := all[name][key]
+	if s == nil && len(all[name]) >= maxSeries-1 {
+		key = labels(f, slices.Repeat([]string{other}, len(f.labels)))
+		s = all[name][key]
+	}
+	if s == nil {
+		s = &series{}
+		all[name][key] = s
+	}
+	return s
+}
+
+// find panics for a name that is not in the table: that is a fault of the program, which a test of the
+// caller finds.
+func find(name string) family {
+	i, ok := slices.BinarySearchFunc(families, name, func(f family, name string) int { return strings.Compare(f.name, name) })
+	if !ok {
+		panic("telemetry: no metric " + name)
+	}
+	return families[i]
+}
+
+// labels are written as the text format has them: name="value",...
+func labels(f family, values []string) string {
+	if len(values) != len(f.labels) {
+		panic("telemetry: wrong number of labels for " + f.name)
+	}
+	parts := make([]string, len(values))
+	for i, v := range values {
+		if len(v) > maxLabel {
+			v = v[:maxLabel]
+		}
+		parts[i] = f.labels[i] + `="` + escape.Replace(strings.ToValidUTF8(v, "?")) + `"`
+	}
+	return strings.Join(parts, ",")
+}
+
+// escape is the text format's (prometheus.io, Exposition formats).
+var escape = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`)
 
 // Write writes all figures in Prometheus' text format.
 func (m *Metrics) Write(to io.Writer) error {
+	now := map[string]map[string]*series{}
+	for _, ask := range m.ask {
+		ask(Scrape{now})
+	}
 	w := bufio.NewWriter(to)
-	g := m.gate()
-	fmt.Fprint(w, "# TYPE sallyport_gate_decisions_total counter\n")
-	for _, name := range sorted(g.Decisions, cmp.Compare[string]) {
-		verb, outcome, _ := strings.Cut(name, " ")
-		fmt.Fprintf(w, "sallyport_gate_decisions_total{outcome=%q,verb=%q} %d\n", outcome, verb, g.Decisions[name])
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, f := range families {
+		all := m.series[f.name]
+		if len(now[f.name]) > 0 {
+			all = now[f.name]
+		}
+		if len(f.labels) == 0 && f.kind == counter && len(all) == 0 {
+			all = map[string]*series{"": {}} // a counter that nothing happened to is 0, not absent
+		}
+		if len(all) == 0 {
+			continue
+		}
+		fmt.Fprintf(w, "# HELP %s %s\n# TYPE %s %s\n", f.name, f.help, f.name, f.kind)
+		keys := make([]string, 0, len(all))
+		for key := range all {
+			keys = append(keys, key)
+		}
+		slices.Sort(keys)
+		for _, key := range keys {
+			f.write(w, key, all[key])
+		}
 	}
-	enforced := 0
-	if g.Enforced {
-		enforced = 1
-	}
-	fmt.Fprintf(w, "# TYPE sallyport_policy_enforced gauge\nsallyport_policy_enforced %d\n", enforced)
-	m.writeCalls(w)
-	var mem runtime.MemStats
-	runtime.ReadMemStats(&mem)
-	fmt.Fprintf(w, "# TYPE go_goroutines gauge\ngo_goroutines %d\n# TYPE go_memstats_heap_inuse_bytes gauge\ngo_memstats_heap_inuse_bytes %d\n",
-		runtime.NumGoroutine(), mem.HeapInuse)
 	return w.Flush()
 }
 
-func (m *Metrics) writeCalls(w io.Writer) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	fmt.Fprint(w, "# TYPE sallyport_cri_seconds histogram\n")
-	byName := func(a, b call) int { return cmp.Or(cmp.Compare(a.method, b.method), cmp.Compare(a.code, b.code)) }
-	for _, c := range sorted(m.calls, byName) {
-		h, labels, below := m.calls[c], fmt.Sprintf("code=%q,method=%q", c.code, c.method), uint64(0)
-		for i, le := range buckets {
-			below += h.counts[i]
-			fmt.Fprintf(w, "sallyport_cri_seconds_bucket{%s,le=\"%g\"} %d\n", labels, le, below)
+func (f family) write(w io.Writer, labels string, s *series) {
+	if f.kind == counter || f.kind == gauge {
+		fmt.Fprintf(w, "%s%s %v\n", f.name, braces(labels), s.value)
+		return
+	}
+	if f.kind == histogram {
+		sep, below := "", uint64(0)
+		if labels != "" {
+			sep = ","
 		}
-		fmt.Fprintf(w, "sallyport_cri_seconds_bucket{%s,le=\"+Inf\"} %d\n", labels, h.n)
-		fmt.Fprintf(w, "sallyport_cri_seconds_sum{%s} %g\nsallyport_cri_seconds_count{%s} %d\n", labels, h.sum, labels, h.n)
+		for i, le := range buckets {
+			below += s.counts[i]
+			fmt.Fprintf(w, "%s_bucket{%s%sle=\"%g\"} %d\n", f.name, labels, sep, le, below)
+		}
+		fmt.Fprintf(w, "%s_bucket{%s%sle=\"+Inf\"} %d\n", f.name, labels, sep, s.n)
 	}
+	fmt.Fprintf(w, "%s_sum%s %v\n%s_count%s %d\n", f.name, braces(labels), s.value, f.name, braces(labels), s.n)
 }
 
-func sorted[K comparable, V any](m map[K]V, compare func(a, b K) int) []K {
-	keys := make([]K, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
+func braces(labels string) string {
+	if labels == "" {
+		return ""
 	}
-	slices.SortFunc(keys, compare)
-	return keys
+	return "{" + labels + "}"
 }
 
-// Serve answers GET /metrics on address until ctx ends. With address "" it only waits.
-func (m *Metrics) Serve(ctx context.Context, address string) error {
-	if address == "" {
-		<-ctx.Done()
-		return nil
+// process tells of the daemon's own process.
+func process(s Scrape) {
+	var mem runtime.MemStats
+	runtime.ReadMemStats(&mem)
+	s.Set("go_goroutines", float64(runtime.NumGoroutine()))
+	s.Set("go_memstats_heap_inuse_bytes", float64(mem.HeapInuse))
+	s.Set("process_start_time_seconds", float64(began.UnixMilli())/1000)
+	if fds, err := os.ReadDir("/proc/self/fd"); err == nil {
+		s.Set("process_open_fds", float64(len(fds)-1)) // but the one that reads the list
 	}
-	l, err := net.Listen("tcp", address)
-	if err != nil {
-		return fmt.Errorf("serve metrics: %w", err)
-	}
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", contentType)
-		_ = m.Write(w) // the scraper has gone
-	})
-	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second}
-	defer context.AfterFunc(ctx, func() { srv.Close() })()
-	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve metrics: %w", err)
-	}
-	return nil
 }
