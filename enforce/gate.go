@@ -213,10 +213,7 @@ func (g *Gate) AdmitRun(ctx context.Context, r RunRequest) (RunAdmission, error)
 	if r.Image.Artifact != "" {
 		j.add(policy.Refusal("gate", "artifact-root", fmt.Sprintf("it is an OCI artifact of type %.100q and no container image; mount it as an image volume", r.Image.Artifact)))
 	}
-	j.spec(r.Spec, baseline.Facts{
-		ID: r.Container.ID, Privileged: r.Container.Privileged, Pod: podFacts(r.Pod), PodUID: r.Pod.UID,
-		KubeletDir: g.kubelet, Mounts: baselineMounts(r.Resolved), ControlPaths: g.control,
-	})
+	j.spec(r.Spec, g.runFacts(r))
 	volumes, err := j.volumes(ctx, r)
 	if err != nil {
 		return RunAdmission{}, err

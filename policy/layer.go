@@ -59,6 +59,7 @@ type verdict struct {
 	rules       []string
 	claims      []Claim
 	used        []Claim
+	reasons     []string
 	until       time.Time
 	fault       bool
 }
@@ -95,6 +96,9 @@ func (v Verdict) Claims() []Claim { return slices.Clone(v.read().claims) }
 
 // Used are the claims that made it pass.
 func (v Verdict) Used() []Claim { return slices.Clone(v.read().used) }
+
+// Reasons say, one line each, why evidence proved nothing to the layer.
+func (v Verdict) Reasons() []string { return slices.Clone(v.read().reasons) }
 
 // Until is the earliest end of anything that the verdict rests on; zero: no limit.
 func (v Verdict) Until() time.Time { return v.read().until }
@@ -136,7 +140,7 @@ func (l *Layer) JudgeImage(ctx context.Context, img Image, ev Evidence, now time
 	}
 	var gone []string
 	in.Claims, gone = l.Revocations.sift(in.Claims)
-	v := &verdict{layer: l.Name, hash: l.Hash, claims: in.Claims, until: earlier(l.NotAfter, l.Revocations.end())}
+	v := &verdict{layer: l.Name, hash: l.Hash, claims: in.Claims, reasons: in.Reasons, until: earlier(l.NotAfter, l.Revocations.end())}
 	for _, c := range in.Claims {
 		v.until = earlier(v.until, c.Fields().NotAfter)
 	}

@@ -124,3 +124,68 @@ func policyTable(t *tabwriter.Writer, p wire.Policy) {
 
 // cut shortens an ID or a hash for a table; sallyport explain takes the beginning of an ID.
 func cut(id string) string { return id[:min(len(id), 12)] }
+
+func verifyCommand() *cobra.Command {
+	var l live
+	var in wire.Verify
+	cmd := liveCommand(&cobra.Command{
+		Use: "verify IMAGE", Short: "ask the running daemon what it would say of an image", Args: cobra.ExactArgs(1),
+		Long: "The daemon resolves IMAGE and judges it as for a pull, without pulling, and records the question.\n" +
+			"Exit code 1 says that it would be denied.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			in.Image = args[0]
+			v, err := ask[wire.Verified](l, wire.CallVerify, in, 2*time.Minute)
+			if err != nil {
+				return err
+			}
+			if err := l.show(cmd.OutOrStdout(), v, func(t *tabwriter.Writer) { verifyTable(t, v) }); err != nil {
+				return err
+			}
+			if !v.Allowed {
+				return badAnswer{fmt.Errorf("verify %s: it would be denied (audit #%d)", v.Image, v.Audit)}
+			}
+			return nil
+		},
+	}, &l)
+	cmd.Flags().StringVarP(&in.Namespace, "namespace", "n", "", "of the pod that would run it; without it the node policy alone is asked")
+	cmd.Flags().BoolVar(&in.Stored, "stored", false, "judge what is stored, as a create does, without the registry")
+	return cmd
+}
+
+func verifyTable(t *tabwriter.Writer, v wire.Verified) {
+	fmt.Fprintf(t, "image %s\n  means %s, here %s\n", printable(v.Image), v.Top, v.Instance)
+	fmt.Fprintf(t, "evidence: %d Sigstore bundles, %d simple signatures", v.Evidence.Bundles, v.Evidence.Simple)
+	if !v.Evidence.Complete {
+		fmt.Fprintf(t, ", incomplete: %s", printable(v.Evidence.Missing))
+	}
+	fmt.Fprintln(t)
+	row(t, "LAYER", "RULE", "ANSWER", "WANTED AND FOUND")
+	for _, o := range v.Layers {
+		denied := map[string]bool{}
+		for _, h := range o.Hits {
+			denied[h.Rule] = true
+			row(t, o.Layer, h.Rule, "deny", h.Msg)
+		}
+		for _, h := range o.Warnings {
+			row(t, o.Layer, h.Rule, "warn", h.Msg)
+		}
+		for _, rule := range o.Rules {
+			if !denied[rule] {
+				row(t, o.Layer, rule, "pass", strings.Join(o.Used, "; "))
+			}
+		}
+	}
+	for _, o := range v.Layers {
+		for _, f := range o.Found {
+			fmt.Fprintf(t, "proved to %s: %s\n", printable(o.Layer), printable(f))
+		}
+		for _, r := range o.Reasons {
+			fmt.Fprintf(t, "proves nothing to %s: %s\n", printable(o.Layer), printable(r))
+		}
+	}
+	answer := "would be denied"
+	if v.Allowed {
+		answer = "would be admitted"
+	}
+	fmt.Fprintf(t, "%s (audit #%d)\n", answer, v.Audit)
+}

@@ -30,6 +30,7 @@ type call struct {
 var calls = []call{
 	{wire.CallPs, Reads, 10 * time.Second, func(s *Server) http.HandlerFunc { return answer(s.ps) }},
 	{wire.CallPolicy, Reads, 10 * time.Second, func(s *Server) http.HandlerFunc { return answer(s.policyStatus) }},
+	{wire.CallVerify, Reads, 90 * time.Second, func(s *Server) http.HandlerFunc { return answer(s.verify) }},
 }
 
 // Effects are the names of all calls, each with its effect.

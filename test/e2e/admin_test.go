@@ -1,14 +1,17 @@
 package e2e
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"sallyport/internal/admin/wire"
 )
@@ -65,5 +68,55 @@ func TestOperatorsDoor(t *testing.T) {
 	}
 	if len(p.Layers) != 2 || !p.Layers[0].Kept || len(p.Problems) == 0 || !strings.Contains(p.Problems[0].Msg, "bundle.yaml") {
 		t.Errorf("policy/status of a broken policy = %+v", p)
+	}
+}
+
+// verify answers what a pull would, names rule and finding, and pulls nothing; --stored does it without
+// the registry.
+func TestOperatorVerifies(t *testing.T) {
+	w := start(t, nil, "")
+	signed := w.push("signed/app", v1.Config{})
+	w.push("open/other", v1.Config{Labels: map[string]string{"other": "1"}})
+	w.copyTag("open/other", "signed/other")
+	ask := func(in wire.Verify) (out wire.Verified) {
+		t.Helper()
+		if err := w.operator().Do(w.ctx, wire.CallVerify, in, &out); err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	hits := func(v wire.Verified) (rules []string) {
+		for _, l := range v.Layers {
+			for _, h := range l.Hits {
+				rules = append(rules, h.Rule)
+			}
+		}
+		return rules
+	}
+	if v := ask(wire.Verify{Image: signed, Namespace: "default"}); !v.Allowed || v.Audit == 0 || v.Evidence.Bundles != 1 || len(v.Layers) != 1 || len(v.Layers[0].Used) != 1 {
+		t.Errorf("verify signed = %+v", v)
+	}
+	if v := ask(wire.Verify{Image: w.host + "/signed/other:v1", Namespace: "default"}); v.Allowed || !slices.Equal(hits(v), []string{"release-key"}) {
+		t.Errorf("verify unsigned = %+v, want a denial by release-key", v)
+	}
+	if v := ask(wire.Verify{Image: signed, Namespace: "strict"}); v.Allowed || !slices.Equal(hits(v), []string{"other-key"}) {
+		t.Errorf("verify in strict = %+v, want a denial by other-key", v)
+	}
+	if r, err := w.Images.ListImages(w.ctx, &cri.ListImagesRequest{}); err != nil || len(r.Images) != 0 {
+		t.Errorf("images after verify = %v, %v, want none", r, err)
+	}
+	var refused *wire.Refused
+	for _, in := range []wire.Verify{{Image: "busybox"}, {Image: w.host + "/open/none:v1"}, {Image: signed, Stored: true}} {
+		if err := w.operator().Do(w.ctx, wire.CallVerify, in, &wire.Verified{}); !errors.As(err, &refused) || refused.Status >= 500 {
+			t.Errorf("verify %+v = %v, want a refusal", in, err)
+		}
+	}
+	w.pulled(signed, w.Pod("default", "x"))
+	w.registry.Close()
+	if v := ask(wire.Verify{Image: signed, Namespace: "default", Stored: true}); !v.Allowed || v.Evidence.Fetched.IsZero() {
+		t.Errorf("verify stored = %+v", v)
+	}
+	if v := ask(wire.Verify{Image: signed, Namespace: "strict", Stored: true}); v.Allowed || !slices.Equal(hits(v), []string{"other-key"}) {
+		t.Errorf("verify stored in strict = %+v", v)
 	}
 }

@@ -16,6 +16,7 @@ const MaxAnswer = 64 << 20
 const (
 	CallPs     = "ps"
 	CallPolicy = "policy/status"
+	CallVerify = "verify"
 )
 
 // Failure is the answer of a call that failed.
@@ -74,4 +75,51 @@ type Problem struct {
 	Rule  string `json:"rule"`
 	Msg   string `json:"msg"`
 	Kept  bool   `json:"kept"`
+}
+
+// Verify asks what the gate would say of an image.
+type Verify struct {
+	Image     string `json:"image"`     // full name, with tag or digest
+	Namespace string `json:"namespace"` // of the pod that would run it; "" asks the node policy alone
+	Stored    bool   `json:"stored"`    // judge what is stored, without the network, instead of what the registry has
+}
+
+// Verified is the answer of verify. Nothing was pulled and nothing is permitted by it.
+type Verified struct {
+	Allowed  bool      `json:"allowed"`
+	Audit    uint64    `json:"audit"` // record of the question
+	Image    string    `json:"image"`
+	Top      string    `json:"top"`      // digest that the name means
+	Instance string    `json:"instance"` // digest of this platform's manifest
+	Evidence Evidence  `json:"evidence"`
+	Layers   []Opinion `json:"layers"`
+}
+
+// Evidence counts what was found about an image.
+type Evidence struct {
+	Bundles  int       `json:"bundles"` // Sigstore bundles
+	Simple   int       `json:"simple"`  // simple signing and cosign .sig
+	Complete bool      `json:"complete"`
+	Missing  string    `json:"missing"` // why it is not complete
+	Fetched  time.Time `json:"fetched"`
+}
+
+// Opinion is one layer's part: the node's, the namespace's, or "gate".
+type Opinion struct {
+	Layer    string    `json:"layer"`
+	Hash     string    `json:"hash"`
+	Allowed  bool      `json:"allowed"`
+	Rules    []string  `json:"rules"`    // that are about the image
+	Hits     []Hit     `json:"hits"`     // what was wanted and not found
+	Warnings []Hit     `json:"warnings"` //
+	Used     []string  `json:"used"`     // by whom it passed
+	Found    []string  `json:"found"`    // all that was proved
+	Reasons  []string  `json:"reasons"`  // why other evidence proves nothing
+	Until    time.Time `json:"until"`    // the answer holds until then; zero: no limit
+}
+
+// Hit is one rule's objection.
+type Hit struct {
+	Rule string `json:"rule"`
+	Msg  string `json:"msg"`
 }
