@@ -230,3 +230,54 @@ func FuzzHardening(f *testing.F) {
 		}
 	})
 }
+
+// FuzzAnnotations: whatever a pod's annotations say, they lift no limit (CVE-2023-6476), reach no OCI
+// runtime (CVE-2024-3154) and say nothing where a handler allows none.
+func FuzzAnnotations(f *testing.F) {
+	for _, s := range [][2]string{
+		{"unified-cgroup.crio.io/c", "memory.high=900;memory.oom.group=1"}, {"io.kubernetes.cri-o.UnifiedCgroup.c", "memory.max=max;cgroup.procs=1"},
+		{"devices.crio.io", "/dev/fuse:/dev/x:rwm,/dev/kvm"}, {"io.kubernetes.cri-o.ShmSize", "64Mi"}, {"umask.crio.io", "0777"},
+		{"org.systemd.property.ExecStart", "/bin/sh"}, {"run.oci.hooks.stdout", "/x"}, {"org.opencontainers.image.stopSignal", "9"},
+	} {
+		f.Add(s[0], s[1])
+	}
+	f.Fuzz(func(t *testing.T, name, value string) {
+		for _, rules := range []spec.Annotations{{}, {Allowed: spec.AnnotationNames()}} {
+			in := askedNothing()
+			in.Host.CgroupVersion = 2
+			in.Pod.Annotations = map[string]string{name: value}
+			in.Container.Resources.Unified = map[string]string{"memory.high": "1000"}
+			if rules.Pod(&in.Pod) != nil || rules.Container(in.Pod, &in.Container) != nil {
+				continue
+			}
+			if in.Pod.ShmSize < 0 || in.Pod.ShmSize > 64<<30 {
+				t.Fatalf("%q=%q: shm of %d bytes", name, value, in.Pod.ShmSize)
+			}
+			if c := in.Container; rules.Allowed == nil && (in.Pod.ShmSize != 0 || len(c.Devices) > 0 || c.Umask != nil || c.StopSignal != "" || len(c.Resources.Unified) != 1) {
+				t.Fatalf("%q=%q has an effect where none is allowed", name, value)
+			}
+			in.Container.Devices = nil // the floor's
+			out, err := spec.Build(in)
+			if err != nil {
+				continue
+			}
+			for key := range out.Spec.Annotations {
+				if !strings.HasPrefix(key, "sallyport/") {
+					t.Fatalf("%q=%q: the spec has annotation %q", name, value, key)
+				}
+			}
+			high, err := strconv.Atoi(out.Spec.Linux.Resources.Unified["memory.high"])
+			if err != nil || high > 1000 {
+				t.Fatalf("%q=%q: memory.high %q", name, value, out.Spec.Linux.Resources.Unified["memory.high"])
+			}
+			for key := range out.Spec.Linux.Resources.Unified {
+				if key != "memory.high" && key != "memory.oom.group" {
+					t.Fatalf("%q=%q sets %q", name, value, key)
+				}
+			}
+			if found := baseline.Check(out.JSON, specFacts(in), in.Floor); len(found) > 0 && len(out.Refusals) == 0 {
+				t.Fatalf("%q=%q: %v", name, value, found)
+			}
+		}
+	})
+}

@@ -16,9 +16,9 @@ import (
 )
 
 const (
-	shmSize      = "64m"   // as every runtime gives
-	maxResolv    = 1 << 20 // of the node's resolv.conf
-	maxDNSOption = 253     // a domain name; options are shorter
+	shmSize      = 64 << 20 // as every runtime gives
+	maxResolv    = 1 << 20  // of the node's resolv.conf
+	maxDNSOption = 253      // a domain name; options are shorter
 )
 
 // makeFiles makes the pod's directory with resolv.conf, hostname and shm.
@@ -58,8 +58,12 @@ func (p *Pod) makeFiles() error {
 	if err := os.Mkdir(p.shmPath(), 0o700); err != nil {
 		return fmt.Errorf("make shm: %w", err)
 	}
+	size := p.cfg.ShmSize
+	if size <= 0 {
+		size = shmSize
+	}
 	flags := uintptr(unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC)
-	if err := unix.Mount("shm", p.shmPath(), "tmpfs", flags, fmt.Sprintf("mode=1777,size=%s,uid=%d,gid=%d", shmSize, uid, gid)); err != nil {
+	if err := unix.Mount("shm", p.shmPath(), "tmpfs", flags, fmt.Sprintf("mode=1777,size=%d,uid=%d,gid=%d", size, uid, gid)); err != nil {
 		return fmt.Errorf("mount shm: %w", err)
 	}
 	return nil

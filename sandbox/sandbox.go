@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -67,6 +68,7 @@ type Options struct {
 	Images   Images            //
 	Network  *network.CNI      //
 	Runtimes map[string]string // CRI runtime handler to path of its OCI runtime; "" is the default handler
+	GVisor   []string          // paths of those OCI runtimes that are gVisor's runsc
 	Conmon   string            // path
 	Init     string            // path of sallyport-init
 	LogMax   int64             // bytes of a container's log after which conmon starts it anew; 0: never
@@ -129,7 +131,11 @@ func New(o Options) (*Pods, error) {
 		}
 		// Handlers that share an executable share its state, so that renaming a handler loses nothing.
 		root := filepath.Join(o.Root, "runtime", filepath.Base(path))
-		p.runtimes[handler] = ociruntime.New(ociruntime.Options{Handler: name, Path: path, Root: root})
+		kind := ociruntime.Native
+		if slices.Contains(o.GVisor, path) {
+			kind = ociruntime.GVisor
+		}
+		p.runtimes[handler] = ociruntime.New(ociruntime.Options{Handler: name, Kind: kind, Path: path, Root: root})
 	}
 	return p, nil
 }

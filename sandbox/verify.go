@@ -12,6 +12,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"sallyport/sandbox/internal/ociruntime"
 	"sallyport/sandbox/internal/proc"
 )
 
@@ -85,7 +86,7 @@ func (c *Container) verify(ctx context.Context) error {
 			return nil
 		}
 		if err == nil {
-			err = c.want.check(st)
+			err = c.looksRight(st)
 		}
 		if err == nil || time.Now().After(deadline) {
 			return err
@@ -96,6 +97,40 @@ func (c *Container) verify(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 	}
+}
+
+func (c *Container) looksRight(st proc.Status) error {
+	if c.runtime.Kind() == ociruntime.GVisor {
+		return checkSentry(st)
+	}
+	return c.want.check(st)
+}
+
+// sentryCapabilities are what gVisor's kernel may hold, in a user namespace of its own: it opens files
+// for the container and binds its ports (runsc/sandbox, directfs and host network).
+var sentryCapabilities = []string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID",
+	"CAP_NET_BIND_SERVICE", "CAP_NET_ADMIN", "CAP_SYS_PTRACE"}
+
+// checkSentry is check for a container on gVisor: the process that the node sees is its kernel, which
+// enforces the spec inside and is itself confined by a filter and few capabilities.
+func checkSentry(st proc.Status) error {
+	most, err := capabilities(sentryCapabilities)
+	if err != nil {
+		return err
+	}
+	for name, set := range map[string]uint64{"bounding": st.CapBounding, "effective": st.CapEffective, "permitted": st.CapPermitted,
+		"inheritable": st.CapInheritable, "ambient": st.CapAmbient} {
+		if set&^most != 0 {
+			return fmt.Errorf("verify started gVisor: %s capabilities %#x, want within %#x", name, set, most)
+		}
+	}
+	switch {
+	case st.Seccomp != 2:
+		return fmt.Errorf("verify started gVisor: seccomp mode %d, want 2", st.Seccomp)
+	case !st.NoNewPrivileges:
+		return errors.New("verify started gVisor: no_new_privs is off, want on")
+	}
+	return nil
 }
 
 // check lists what a live process must satisfy.

@@ -54,6 +54,27 @@ func TestExpectation(t *testing.T) {
 }
 
 // A runtime that gives a process less protection than judged is found out, and the process is killed.
+// TestSentry: gVisor's kernel on the node is under a filter and holds what it needs, or it is killed.
+func TestSentry(t *testing.T) {
+	good := proc.Status{CapBounding: 0x8141f, CapEffective: 0x8141f, CapPermitted: 0x8141f, NoNewPrivileges: true, Seccomp: 2}
+	if err := checkSentry(good); err != nil {
+		t.Errorf("checkSentry() = %v, want nil", err)
+	}
+	for name, change := range map[string]func(*proc.Status){
+		"no filter":         func(s *proc.Status) { s.Seccomp = 0 },
+		"new privileges":    func(s *proc.Status) { s.NoNewPrivileges = false },
+		"CAP_SYS_ADMIN":     func(s *proc.Status) { s.CapEffective |= 1 << 21 },
+		"bounding all":      func(s *proc.Status) { s.CapBounding = 1<<41 - 1 },
+		"ambient CAP_MKNOD": func(s *proc.Status) { s.CapAmbient = 1 << 27 },
+	} {
+		bad := good
+		change(&bad)
+		if err := checkSentry(bad); err == nil {
+			t.Errorf("%s: checkSentry() = nil, want a refusal", name)
+		}
+	}
+}
+
 func TestVerifyKills(t *testing.T) {
 	real := roottest.Binary(t, "runc")
 	dir := t.TempDir()

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Installs what Sallyport runs on: Debian packages, and into $SALLYPORT_DEPS runc, the CNI plugins and
-# the test registry, built from their Go modules. Versions are pinned here and nowhere else. Debian's
+# Installs what Sallyport runs on: Debian packages, and into $SALLYPORT_DEPS runc, gVisor's runsc, the CNI
+# plugins and the test registry, built from their Go modules. Versions are pinned here and nowhere else. Debian's
 # own runc (1.1.5) is exploitable, so it is not used. Does nothing where all is in place.
 set -euo pipefail
 deps=${SALLYPORT_DEPS:-$(cd "$(dirname "$0")/.." && pwd)/.deps}
-runc=v1.5.2 plugins=v1.9.1 registry=v3.1.2
+runc=v1.5.2 plugins=v1.9.1 registry=v3.1.2 runsc=v0.0.0-20260905035102-160fafc42237
 packages=(gcc libc6-dev pkg-config libseccomp-dev conmon iptables nftables iproute2 busybox-static e2fsprogs strace)
 
 missing=()
@@ -28,6 +28,8 @@ install() {
 	echo "$version" >"$dir/.$name.version"
 }
 CGO_ENABLED=1 install github.com/opencontainers/runc $runc "$deps/bin" -tags seccomp
+# runsc names its releases by day; its module's versions carry the same day.
+CGO_ENABLED=0 install gvisor.dev/gvisor/runsc $runsc "$deps/bin" -ldflags "-s -w -X gvisor.dev/gvisor/runsc/version.version=release-$(cut -d- -f2 <<<"$runsc" | cut -c1-8).0"
 CGO_ENABLED=0 install github.com/distribution/distribution/v3/cmd/registry $registry "$deps/bin"
 for p in main/bridge main/loopback ipam/host-local meta/portmap meta/firewall meta/tuning; do
 	CGO_ENABLED=0 install github.com/containernetworking/plugins/plugins/$p $plugins "$deps/cni/bin"

@@ -152,8 +152,14 @@ func (d *daemon) openPods(ctx context.Context) (*cri.Server, error) {
 		runtimes[name] = h.Path
 	}
 	var err error
+	var gvisor []string
+	for _, h := range d.c.Runtime.Handlers {
+		if h.Type == "gvisor" {
+			gvisor = append(gvisor, h.Path)
+		}
+	}
 	d.pods, err = sandbox.New(sandbox.Options{Root: filepath.Join(d.c.State, "sandbox"), State: d.c.Root, Gate: d.gate, Images: d.images, Network: d.cni,
-		Runtimes: runtimes, Conmon: d.c.Runtime.Conmon, Init: d.c.Runtime.Init, LogMax: d.c.Limits.LogSize, Deadline: d.c.Timeout.Runtime, Log: d.log})
+		Runtimes: runtimes, GVisor: gvisor, Conmon: d.c.Runtime.Conmon, Init: d.c.Runtime.Init, LogMax: d.c.Limits.LogSize, Deadline: d.c.Timeout.Runtime, Log: d.log})
 	if err != nil {
 		return nil, err
 	}
@@ -184,12 +190,15 @@ func (d *daemon) openPods(ctx context.Context) (*cri.Server, error) {
 		return nil, fmt.Errorf("restore pods: %w", err)
 	}
 	d.proveUserNamespaces(ctx, facts)
+	handlers, err := d.handlers(host, facts)
+	if err != nil {
+		return nil, err
+	}
 	st := d.c.Streams
 	d.streams = stream.New(stream.Options{Address: st.Address, Certificate: st.Cert, Key: st.Key, Idle: st.Idle, Most: st.Most, MostOf: st.MostOf, Log: d.log})
 	return cri.New(cri.Options{
-		Version: version, Gate: d.gate, Images: d.images, Pods: d.pods, Host: host, Device: statDevice, Stats: stats.NewCollector(reader, d.c.Stats.Period), PodMetrics: d.c.Stats.PodMetrics, Streams: d.streams, InitHash: initHash,
-		Defaults:      spec.Defaults{CgroupParent: d.c.Runtime.Parent, PidsLimit: d.c.Limits.Pids, AppArmorProfile: d.c.Runtime.AppArmor},
-		Handlers:      handlers(d.c.Runtime.Handlers, facts),
+		Version: version, Gate: d.gate, Images: d.images, Pods: d.pods, Device: statDevice, Stats: stats.NewCollector(reader, d.c.Stats.Period), PodMetrics: d.c.Stats.PodMetrics, Streams: d.streams, InitHash: initHash,
+		Handlers:      handlers,
 		Default:       d.c.Runtime.Default,
 		NetworkStatus: d.cni.Status, PolicyProblem: d.policy.trouble,
 		CreateTimeout: d.c.Timeout.Create, PullTimeout: d.c.Timeout.Pull, Slow: d.c.CRI.Slow,
@@ -302,14 +311,6 @@ func (d *daemon) record(ctx context.Context, outcome string, detail map[string]s
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	return d.gate.Record(ctx, audit.Event{Type: "daemon", Outcome: outcome, Source: d.c.Policy.Source, Detail: all})
-}
-
-// handlers shows what each runtime can do here.
-func handlers(h map[string]config.Handler, facts map[string]sandbox.RuntimeFacts) (out []cri.Handler) {
-	for name := range h {
-		out = append(out, cri.Handler{Name: name, RecursiveReadOnly: facts[name].RRO, UserNamespaces: facts[name].IDMap})
-	}
-	return out
 }
 
 // envKey is the key under which environment values are hashed in records; made once, it never leaves

@@ -213,6 +213,12 @@ func handlers(c Config) (found, fix string) {
 		if found, fix := absoluteOrEmpty(h.Path); found != "" {
 			return "handler " + name + ": path " + found, fix
 		}
+		if found, fix := absoluteOrEmpty(h.Seccomp); found != "" {
+			return "handler " + name + ": seccomp_profile " + found, fix
+		}
+		if found, fix := oneOf(h.Type, "oci", "gvisor", ""); found != "" {
+			return "handler " + name + ": type " + found, strings.TrimSuffix(fix, " or ")
+		}
 	}
 	return "", ""
 }

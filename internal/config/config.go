@@ -71,8 +71,12 @@ type Runtime struct {
 
 // Handler is one OCI runtime.
 type Handler struct {
-	Path        string `toml:"path" doc:"The runtime's binary. Empty: looked for in PATH by the handler's name."`
-	AllowUnsafe bool   `toml:"allow_unsafe_version" doc:"Use this runtime although its version is known to be exploitable. Names the risk; do not."`
+	Path        string            `toml:"path" doc:"The runtime's binary. Empty: looked for in PATH by the handler's name."`
+	Type        string            `toml:"type" doc:"oci: runc or crun. gvisor: runsc, which gives each container a kernel of its own. Empty: oci."`
+	AllowUnsafe bool              `toml:"allow_unsafe_version" doc:"Use this runtime although its version is known to be exploitable. Names the risk; do not."`
+	Seccomp     string            `toml:"seccomp_profile" doc:"JSON file of the default seccomp profile of this handler's containers. Empty: the built-in one."`
+	Allowed     []string          `toml:"allowed_annotations" doc:"Annotations through which pods of this handler may ask for something (docs/handlers.md)."`
+	Defaults    map[string]string `toml:"default_annotations" doc:"Annotations for pods of this handler that do not say it themselves."`
 }
 
 // Network is the CNI set-up.
@@ -135,7 +139,7 @@ func Default() Config {
 		Policy: Policy{Dir: "/etc/sallyport/policy", Source: "local-unsigned"},
 		Runtime: Runtime{
 			Default:  "runc",
-			Handlers: map[string]Handler{"runc": {}},
+			Handlers: map[string]Handler{"runc": {Type: "oci", Allowed: []string{}, Defaults: map[string]string{}}},
 			Cgroups:  "cgroupfs",
 			Parent:   "/sallyport",
 		},

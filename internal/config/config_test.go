@@ -61,7 +61,7 @@ func TestEveryFieldHasDoc(t *testing.T) {
 			switch {
 			case f.Type.Kind() == reflect.Struct:
 				visit(f.Type)
-			case f.Type.Kind() == reflect.Map:
+			case f.Type.Kind() == reflect.Map && f.Type.Elem().Kind() == reflect.Struct:
 				visit(f.Type.Elem())
 			}
 		}
@@ -98,7 +98,7 @@ func TestLoadRefuses(t *testing.T) {
 	for _, tt := range []struct{ name, text, want string }{
 		{"unknown key", "root = \"/x\"\n\n[log]\nlevle = \"info\"\n", `line 4: unknown key "log.levle"`},
 		{"unknown table", "[logg]\nlevel = \"info\"\n", `line 1: unknown key "logg"`},
-		{"unknown key in a handler", "[runtime.handlers.runc]\npath = \"/a\"\ntype = \"oci\"\n", `line 3: unknown key "runtime.handlers.runc.type"`},
+		{"unknown key in a handler", "[runtime.handlers.runc]\npath = \"/a\"\nkind = \"oci\"\n", `line 3: unknown key "runtime.handlers.runc.kind"`},
 		{"dotted key", "log.levle = \"info\"\n", `line 1: unknown key "log.levle"`},
 		{"syntax", "root = \"/x\"\nlog ==\n", "line 2"},
 		{"wrong type", "[limits]\npids = \"many\"\n", "line 2"},
@@ -164,6 +164,8 @@ func TestCheck(t *testing.T) {
 		{"runtime.handlers", func(c *Config) { c.Runtime.Handlers = nil }},
 		{"runtime.handlers", func(c *Config) { c.Runtime.Handlers = map[string]Handler{"runc": {}, "../x": {}} }},
 		{"runtime.handlers", func(c *Config) { c.Runtime.Handlers = map[string]Handler{"runc": {Path: "runc"}} }},
+		{"runtime.handlers", func(c *Config) { c.Runtime.Handlers = map[string]Handler{"runc": {Type: "vm"}} }},
+		{"runtime.handlers", func(c *Config) { c.Runtime.Handlers = map[string]Handler{"runc": {Seccomp: "profile.json"}} }},
 		{"runtime.default", func(c *Config) { c.Runtime.Default = "kata" }},
 		{"runtime.conmon", func(c *Config) { c.Runtime.Conmon = "conmon" }},
 		{"runtime.init", func(c *Config) { c.Runtime.Init = "init" }},

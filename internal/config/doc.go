@@ -61,6 +61,10 @@ func walkTable(v reflect.Value, table, doc string, visit func(table, doc string,
 		case reflect.Struct:
 			tables = append(tables, func() { walkTable(fv, name, text, visit) })
 		case reflect.Map:
+			if fv.Type().Elem().Kind() == reflect.String { // an inline table
+				fields = append(fields, field{key, text, literal(fv)})
+				continue
+			}
 			for _, k := range sortedKeys(fv) {
 				tables = append(tables, func() { walkTable(fv.MapIndex(k), name+"."+k.String(), text, visit) })
 			}
@@ -93,6 +97,12 @@ func literal(v reflect.Value) string {
 			quoted[i] = fmt.Sprintf("%q", s)
 		}
 		return "[" + strings.Join(quoted, ", ") + "]"
+	case map[string]string:
+		pairs := make([]string, 0, len(x))
+		for _, k := range sortedKeys(v) {
+			pairs = append(pairs, fmt.Sprintf("%q = %q", k, x[k.String()]))
+		}
+		return "{" + strings.Join(pairs, ", ") + "}"
 	default:
 		return fmt.Sprint(x)
 	}

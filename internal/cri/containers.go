@@ -164,7 +164,7 @@ func (s *Server) UpdateContainerResources(ctx context.Context, req *v1.UpdateCon
 }
 
 func (s *Server) update(ctx context.Context, c *sandbox.Container, r spec.Resources) error {
-	want, err := spec.BuildResources(r, s.o.Host)
+	want, err := spec.BuildResources(r, s.handler(c.Pod().Config().Handler).Host)
 	if err != nil {
 		return fmt.Errorf("update container %s: %w", c.ID(), err)
 	}

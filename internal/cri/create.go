@@ -35,6 +35,9 @@ func (s *Server) CreateContainer(ctx context.Context, req *v1.CreateContainerReq
 	if err != nil {
 		return nil, toStatus(fmt.Errorf("create container: %w", err))
 	}
+	if err := s.handler(pod.Config().Handler).Annotations.Container(pod.Config(), &cfg); err != nil {
+		return nil, toStatus(fmt.Errorf("create container: %w: %w", errInvalid, err))
+	}
 	ctr, err := s.creates.do(ctx, digestOf(pod.ID(), cfg.Name), digestOf(cfg), func(ctx context.Context) (*sandbox.Container, error) {
 		return s.create(ctx, pod, cfg)
 	})
@@ -119,14 +122,15 @@ func (s *Server) runRequest(ctx context.Context, res *sandbox.Reservation, cfg s
 	if err != nil {
 		return fail(err)
 	}
-	host := s.o.Host
+	h := s.handler(pod.Handler)
+	host := h.Host
 	if host.DevicesByPath, err = s.askedDevices(cfg.Devices); err != nil {
 		return fail(err)
 	}
 	out, err := spec.Build(spec.Input{
 		Pod: pod, PodID: res.Pod().ID(), Container: cfg, ID: res.ID(), Image: img, Passwd: passwd, Group: group,
-		Mounts: res.Mounts(), Namespaces: paths, Labels: s.labels(res.Pod().ID()), SeccompProfile: localProfile(cfg.Security.Seccomp),
-		Floor: s.o.Gate.Floor(pod.Namespace), Host: host, Defaults: s.o.Defaults,
+		Mounts: res.Mounts(), Namespaces: paths, Labels: labels(host, res.Pod().ID()), SeccompProfile: localProfile(cfg.Security.Seccomp),
+		Floor: s.o.Gate.Floor(pod.Namespace), Host: host, Defaults: h.Defaults,
 	})
 	if err != nil {
 		return fail(err)

@@ -17,8 +17,8 @@ const categories = 1024
 // own. They follow from the pod's random ID, so that every container of the pod gets the same, also
 // after a restart, and nothing has to be remembered. Two pods of 500 share a pair with about one
 // chance in five; what separates them then is everything else.
-func (s *Server) labels(podID string) spec.Labels {
-	if !s.o.Host.SELinux {
+func labels(h spec.Host, podID string) spec.Labels {
+	if !h.SELinux {
 		return spec.Labels{}
 	}
 	process, file := selinux.ContainerLabels()

@@ -138,7 +138,7 @@ func (s *Server) UpdatePodSandboxResources(ctx context.Context, req *v1.UpdatePo
 }
 
 func (s *Server) judgePodResources(ctx context.Context, pod *sandbox.Pod, r spec.Resources) error {
-	want, err := spec.BuildResources(r, s.o.Host)
+	want, err := spec.BuildResources(r, s.handler(pod.Config().Handler).Host)
 	if err != nil {
 		return fmt.Errorf("update pod %s: %w", pod.ID(), err)
 	}

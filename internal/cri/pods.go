@@ -28,6 +28,13 @@ func (s *Server) RunPodSandbox(ctx context.Context, req *v1.RunPodSandboxRequest
 	if err := s.userNamespace(cfg); err != nil {
 		return nil, toStatus(fmt.Errorf("run pod: %w", err))
 	}
+	h := s.handler(cfg.Handler)
+	if err := h.Annotations.Pod(&cfg); err != nil {
+		return nil, toStatus(fmt.Errorf("run pod: %w: %w", errInvalid, err))
+	}
+	if err := h.shares(cfg); err != nil {
+		return nil, toStatus(fmt.Errorf("run pod: %w", err))
+	}
 	key := digestOf(cfg.Namespace, cfg.Name, cfg.UID, cfg.Attempt)
 	pod, err := s.pods.do(ctx, key, digestOf(cfg), func(ctx context.Context) (*sandbox.Pod, error) { return s.runPod(ctx, cfg) })
 	if err != nil {
@@ -44,10 +51,8 @@ func (s *Server) userNamespace(cfg spec.PodConfig) error {
 		return nil
 	}
 	name := cmp.Or(cfg.Handler, s.o.Default)
-	for _, h := range s.o.Handlers {
-		if h.Name == name && h.UserNamespaces {
-			return nil
-		}
+	if s.handler(name).UserNamespaces {
+		return nil
 	}
 	return fmt.Errorf("%w: a user namespace is asked for (hostUsers: false), and runtime handler %q has none", errInvalid, name)
 }
@@ -88,8 +93,9 @@ func (s *Server) podRequest(cfg spec.PodConfig, res *sandbox.PodReservation) (en
 	if cfg.Security.Namespaces.PID != spec.NamespacePod {
 		return req, nil
 	}
-	out, err := spec.BuildInit(spec.PodInput{Pod: cfg, PodID: res.ID(), Namespaces: res.Namespaces(), Labels: s.labels(res.ID()),
-		Floor: s.o.Gate.Floor(cfg.Namespace), Host: s.o.Host, Defaults: s.o.Defaults})
+	h := s.handler(cfg.Handler)
+	out, err := spec.BuildInit(spec.PodInput{Pod: cfg, PodID: res.ID(), Namespaces: res.Namespaces(), Labels: labels(h.Host, res.ID()),
+		Floor: s.o.Gate.Floor(cfg.Namespace), Host: h.Host, Defaults: h.Defaults})
 	if err != nil {
 		return enforce.PodRequest{}, err
 	}

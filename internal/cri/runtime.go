@@ -35,14 +35,14 @@ func (s *Server) Status(ctx context.Context, req *v1.StatusRequest) (*v1.StatusR
 		Features: &v1.RuntimeFeatures{SupplementalGroupsPolicy: true, UserNamespacesHostNetwork: s.anyUserNamespaces(), MountOptions: true},
 	}
 	for _, h := range s.o.Handlers {
-		f := &v1.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: h.RecursiveReadOnly, UserNamespaces: h.UserNamespaces}
+		f := &v1.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: h.Host.RecursiveRO, UserNamespaces: h.UserNamespaces}
 		resp.RuntimeHandlers = append(resp.RuntimeHandlers, &v1.RuntimeHandler{Name: h.Name, Features: f})
 		if h.Name == s.o.Default {
 			resp.RuntimeHandlers = append(resp.RuntimeHandlers, &v1.RuntimeHandler{Name: "", Features: f})
 		}
 	}
 	if req.GetVerbose() {
-		info, err := json.Marshal(map[string]any{"gate": s.gateInfo(), "host": s.o.Host})
+		info, err := json.Marshal(map[string]any{"gate": s.gateInfo(), "host": s.handler("").Host, "handlers": s.handlerInfo()})
 		if err != nil {
 			return nil, toStatus(fmt.Errorf("describe status: %w", err))
 		}

@@ -27,11 +27,13 @@ const maxMessageBytes = 16 << 20
 // drain is how long Serve waits for calls in flight when it ends.
 const drain = 5 * time.Second
 
-// Handler is a CRI runtime handler as Status shows it.
+// Handler is a CRI runtime handler: what Status shows of it, and what its pods get.
 type Handler struct {
-	Name              string
-	RecursiveReadOnly bool
-	UserNamespaces    bool
+	Name           string
+	UserNamespaces bool
+	Host           spec.Host        // the node as this handler's OCI runtime can use it
+	Defaults       spec.Defaults    // the daemon's, with the handler's own seccomp profile
+	Annotations    spec.Annotations // what pods may ask through annotations
 }
 
 // StreamEnd tells of a stream that ended.
@@ -48,14 +50,12 @@ type Options struct {
 	Gate          *enforce.Gate
 	Images        *image.Store
 	Pods          *sandbox.Pods
-	Host          spec.Host
 	Device        func(path string) (spec.HostDevice, error) // looks at a device node of the host
 	NetworkStatus func(context.Context) error                // nil: pods can get a network
 	Stats         *stats.Collector
 	PodMetrics    []string // groups of metrics of pods and containers, or "all"
 	Streams       *stream.Server
 	InitHash      string // sha256 of sallyport-init, hexadecimal
-	Defaults      spec.Defaults
 	Handlers      []Handler
 	Default       string // handler of pods that name none
 	CreateTimeout time.Duration

@@ -26,7 +26,7 @@ func sections(v *view) (out []string) {
 		{"process.consoleSize", p.ConsoleSize != nil},
 		{"process.commandLine", p.CommandLine != ""},
 		{"process.user.username", p.User.Username != ""},
-		{"process.user.umask", p.User.Umask != nil},
+		{"process.user.umask (beyond 0777)", p.User.Umask != nil && *p.User.Umask > 0o777},
 		{"process.scheduler", p.Scheduler != nil},
 		{"process.ioPriority", p.IOPriority != nil},
 		{"process.execCPUAffinity", p.ExecCPUAffinity != nil},

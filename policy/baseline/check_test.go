@@ -260,6 +260,7 @@ func TestChecks(t *testing.T) {
 		{"B23", "score", func(s *scene) { s.spec.Process.OOMScoreAdj = ptr(-1001) }, func(s *scene) { s.spec.Process.OOMScoreAdj = ptr(-1000) }},
 		{"B24", "soft above hard", func(s *scene) { s.spec.Process.Rlimits[0].Soft = 21 }, func(s *scene) { s.spec.Process.Rlimits[0].Soft = 20 }},
 		{"B24", "unknown", func(s *scene) { s.spec.Process.Rlimits[0].Type = "RLIMIT_X" }, func(s *scene) { s.spec.Process.Rlimits[0].Type = "RLIMIT_CORE" }},
+		{"B02", "umask", func(s *scene) { m := uint32(0o1000); s.spec.Process.User.Umask = &m }, func(s *scene) { m := uint32(0o77); s.spec.Process.User.Umask = &m }},
 		{"B25", "systemd property", func(s *scene) { s.spec.Annotations["org.systemd.property.ExecStart"] = "x" }, func(s *scene) { delete(s.spec.Annotations, "org.systemd.property.ExecStart") }},
 		{"B25", "control characters", func(s *scene) { s.spec.Annotations["sallyport/pod"] = "a\nb" }, func(s *scene) { s.spec.Annotations["sallyport/pod"] = "a" }},
 		{"B26", "no program", func(s *scene) { s.spec.Process.Args = nil }, func(s *scene) { s.spec.Process.Args = []string{"x"} }},

@@ -34,7 +34,7 @@ func Build(in Input) (Output, error) {
 	b := &builder{in: in, spec: &specs.Spec{
 		Version: specs.Version,
 		Root:    &specs.Root{Path: "rootfs", Readonly: in.Container.Security.ReadOnlyRootfs},
-		Process: &specs.Process{Terminal: in.Container.TTY},
+		Process: &specs.Process{Terminal: in.Container.TTY, User: specs.User{Umask: in.Container.Umask}},
 		Linux:   &specs.Linux{},
 	}}
 	for _, step := range []func() error{
@@ -154,6 +154,9 @@ func (b *builder) annotations() error {
 	b.spec.Annotations = ours(b.in.Pod, b.in.PodID)
 	if b.in.Container.Name != "" {
 		b.spec.Annotations["sallyport/container"] = b.in.Container.Name
+	}
+	for _, name := range b.in.Container.Ignored {
+		b.note("annotations", "%.80q has no effect with this runtime handler", name)
 	}
 	for key, value := range b.spec.Annotations {
 		if len(value) > 256 || text(value) != nil || strings.ContainsFunc(value, isControl) {

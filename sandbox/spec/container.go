@@ -21,6 +21,8 @@ type ContainerConfig struct {
 	StdinOnce   bool              `json:"stdinOnce,omitempty"`
 	TTY         bool              `json:"tty,omitempty"`
 	StopSignal  string            `json:"stopSignal,omitempty"` // SIGTERM and so on; "": the image's, or else SIGTERM
+	Umask       *uint32           `json:"umask,omitempty"`      // nil: the runtime's, 0022
+	Ignored     []string          `json:"ignored,omitempty"`    // known annotations of the pod that have no effect
 	Resources   Resources         `json:"resources"`
 	Security    ContainerSecurity `json:"security"`
 }

@@ -4,6 +4,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"sallyport/policy/baseline"
+	"sallyport/seccomp"
 )
 
 // ImageConfig is what an image says of how it wants to run (OCI image-spec, config). All of it is
@@ -31,6 +32,7 @@ type Host struct {
 	SELinux        bool              `json:"selinux"`                 // enabled
 	AppArmor       bool              `json:"appArmor"`                // enabled
 	RecursiveRO    bool              `json:"recursiveRO"`             // OCI runtime and kernel know rro mounts
+	OwnKernel      bool              `json:"ownKernel,omitempty"`     // the OCI runtime gives each container a kernel of its own (gVisor)
 	RlimitMax      map[string]uint64 `json:"rlimitMax"`               // RLIMIT_X to the hard limit that the daemon may set; absent: any
 	OOMScoreAdjMin int               `json:"oomScoreAdjMin"`          // the lowest value that the daemon may write; -1000 with CAP_SYS_RESOURCE
 	Devices        []HostDevice      `json:"devices,omitempty"`       // what a privileged container gets
@@ -57,10 +59,11 @@ type Rlimit struct {
 
 // Defaults come from the daemon's configuration.
 type Defaults struct {
-	CgroupParent    string   `json:"cgroupParent"`    // "" is /sallyport
-	PidsLimit       int64    `json:"pidsLimit"`       // processes of one container; 0 or less is 4096, nobody gets no limit
-	Rlimits         []Rlimit `json:"rlimits"`         // clamped to Host.RlimitMax
-	AppArmorProfile string   `json:"appArmorProfile"` // name of the loaded default profile; needed where Host.AppArmor
+	CgroupParent    string          `json:"cgroupParent"`    // "" is /sallyport
+	PidsLimit       int64           `json:"pidsLimit"`       // processes of one container; 0 or less is 4096, nobody gets no limit
+	Rlimits         []Rlimit        `json:"rlimits"`         // clamped to Host.RlimitMax
+	AppArmorProfile string          `json:"appArmorProfile"` // name of the loaded default profile; needed where Host.AppArmor
+	Seccomp         seccomp.Profile `json:"-"`               // the handler's default; zero: seccomp.Default
 }
 
 // ResolvedMount is a mount whose source was opened: Source is the path read back from the descriptor.

@@ -15,6 +15,7 @@ type PodConfig struct {
 	Labels       map[string]string `json:"labels,omitempty"`
 	Annotations  map[string]string `json:"annotations,omitempty"`
 	Handler      string            `json:"handler,omitempty"`      // CRI runtime handler; "" is the default one
+	ShmSize      int64             `json:"shmSize,omitempty"`      // of /dev/shm, in bytes; 0 is 64 MiB
 	CgroupParent string            `json:"cgroupParent,omitempty"` // cgroupfs path; "" is Defaults.CgroupParent
 	Sysctls      map[string]string `json:"sysctls,omitempty"`
 	Overhead     Resources         `json:"overhead"`

@@ -262,7 +262,10 @@ func (b *builder) selinux() (string, error) {
 // asks for Unconfined, whatever else it says (api.proto: privileged implies that "Seccomp restrictions
 // are not applied"); but where the floor does not grant that, a profile of its own still narrows.
 func (b *builder) seccomp() error {
-	s, profile := b.in.Container.Security.Seccomp, seccomp.Default()
+	s, profile := b.in.Container.Security.Seccomp, b.in.Defaults.Seccomp
+	if profile.IsZero() {
+		profile = seccomp.Default()
+	}
 	if b.privileged && b.in.Floor.Seccomp == baseline.Allow {
 		s.Kind = Unconfined
 	}

@@ -28,6 +28,11 @@ var (
 // the pod's), on its PID namespace they are.
 func (b *builder) namespaces() error {
 	pod, at := b.in.Pod.Security.Namespaces, b.in.Namespaces
+	if b.in.Host.OwnKernel {
+		if err := b.apart(); err != nil {
+			return err
+		}
+	}
 	ns := []specs.LinuxNamespace{{Type: specs.MountNamespace}}
 	join := func(kind specs.LinuxNamespaceType, file string) error {
 		if file == "" {
@@ -76,6 +81,20 @@ func (b *builder) namespaces() error {
 	}
 	b.spec.Linux.Namespaces = ns
 	return errors.Join(errs...)
+}
+
+// apart: a container on a kernel of its own shares no processes and no user namespace with anything, and
+// knows its name only from the spec.
+func (b *builder) apart() error {
+	pod := b.in.Pod.Security.Namespaces
+	switch mode := b.in.Container.Security.Namespaces.PID; {
+	case mode != "" && mode != NamespaceContainer || pod.PID == NamespacePod || pod.PID == NamespaceNode:
+		return fmt.Errorf("processes are to be shared, and runtime handler %q gives each container a kernel of its own", b.in.Pod.Handler)
+	case pod.User.Mode == NamespacePod:
+		return fmt.Errorf("a user namespace is asked for, and runtime handler %q has none", b.in.Pod.Handler)
+	}
+	b.spec.Hostname = b.in.Pod.Hostname
+	return nil
 }
 
 // mounts: the file systems that every container gets, then the pod's. Parents come before what is

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"sallyport/seccomp"
 	"sallyport/test/node"
 	"sallyport/test/roottest"
 )
@@ -232,6 +234,62 @@ func TestHandlers(t *testing.T) {
 	if _, err := w.Runtime.RunPodSandbox(w.ctx, req); err == nil || !strings.Contains(err.Error(), `"third"`) {
 		t.Errorf("RunPodSandbox() of an unknown handler = %v, want a refusal that names it", err)
 	}
+}
+
+// TestHandlerAnnotations: a handler takes the annotations that it allows and no other, its defaults hold
+// for pods that say nothing, and its own seccomp profile for containers that bring none.
+func TestHandlerAnnotations(t *testing.T) {
+	runc := roottest.Binary(t, "runc")
+	profile := filepath.Join(t.TempDir(), "profile.json")
+	text := strings.Replace(string(seccomp.DefaultJSON()), `"mkdir",`, "", 1)
+	if text == string(seccomp.DefaultJSON()) {
+		t.Fatal("the default profile does not name mkdir")
+	}
+	if err := os.WriteFile(profile, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w := start(t, nil, fmt.Sprintf("[runtime.handlers.open]\npath = %q\nallowed_annotations = [\"shm-size.crio.io\", \"umask.crio.io\", \"devices.crio.io\"]\n"+
+		"[runtime.handlers.own]\npath = %q\nseccomp_profile = %q\ndefault_annotations = {\"umask.crio.io\" = \"0077\"}\n", runc, runc, profile))
+	image := w.push("open/app", v1.Config{})
+	ask := func(handler, name string, annotations map[string]string) string {
+		t.Helper()
+		pod := w.Pod("default", name)
+		pod.Annotations = annotations
+		podID := w.withHandler(handler, pod)
+		c := node.Container("main", image, w.pulled(image, pod), "/bin/sh", "-c", "busybox df -k /dev/shm | busybox tail -1; umask; busybox mkdir /tmp/made && echo made")
+		id, err := w.Create(w.ctx, podID, pod, c)
+		if err == nil {
+			err = w.Start(w.ctx, id)
+		}
+		if err == nil {
+			_, err = w.Wait(w.ctx, id)
+		}
+		if err != nil {
+			return err.Error()
+		}
+		log, err := w.ContainerLog(pod, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return log
+	}
+	wants := func(name, got string, want, not string) {
+		t.Helper()
+		if !strings.Contains(got, want) || not != "" && strings.Contains(got, not) {
+			t.Errorf("%s: %q, want %q and not %q", name, got, want, not)
+		}
+	}
+	both := map[string]string{"io.kubernetes.cri-o.ShmSize": "128Mi", "umask.crio.io": "0027"}
+	got := ask("open", "allowed", both)
+	wants("allowed", got, "131072", "65536")
+	wants("allowed", got, "0027\nmade\n", "")
+	got = ask("runc", "not-allowed", both)
+	wants("not allowed", got, "65536", "131072")
+	wants("not allowed", got, "0022\nmade\n", "")
+	wants("the handler's own", ask("own", "own", both), "0077\n", "\nmade\n")
+	wants("malformed", ask("open", "malformed", map[string]string{"umask.crio.io": "9"}), "umask.crio.io", "made")
+	// An annotation asks; the floor answers.
+	wants("a device", ask("open", "device", map[string]string{"devices.crio.io": "/dev/null:/dev/other:rw"}), "floor-devices", "made")
 }
 
 // TestPinnedImage: the configuration keeps the kubelet from collecting an image.

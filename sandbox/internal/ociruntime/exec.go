@@ -104,15 +104,19 @@ func (r *Runtime) execute(ctx context.Context, e Exec, std stdio) (int, error) {
 		return -1, err
 	}
 	defer log.Close()
-	// The log goes to a file of its own: on stderr it would mix with the command's.
-	args := append(r.GlobalArgs(), "--log=/proc/self/fd/4", "exec", "--detach", "--process=/proc/self/fd/3", "--pid-file="+e.PidFile)
+	// The log goes to a file of its own: on stderr it would mix with the command's. runsc starts itself
+	// once more and hands no descriptors on, so the files are named as ours.
+	args := append(r.GlobalArgs(), "--log="+ownFile(log), "exec", "--detach", "--process="+ownFile(process), "--pid-file="+e.PidFile)
+	if r.opt.Kind == GVisor {
+		args = append(args, "--internal-pid-file="+e.inner())
+		defer os.Remove(e.inner())
+	}
 	if std.console != "" {
 		args = append(args, "--console-socket="+std.console)
 	}
 	args = append(args, e.ID)
 	cmd := exec.Command(r.opt.Path, args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.ExtraFiles = []*os.File{process, log}
 	cmd.Dir = filepath.Dir(e.PidFile)
 	if std.in != nil { // a nil *os.File is no nil Reader
 		cmd.Stdin = std.in
@@ -136,7 +140,7 @@ func (r *Runtime) execute(ctx context.Context, e Exec, std stdio) (int, error) {
 	err = cmd.Wait()
 	if !stop() {
 		if id, perr := pidFrom(e.PidFile); perr == nil {
-			r.end(id)
+			r.end(e, id)
 		}
 		return -1, context.Cause(ctx)
 	}
@@ -154,7 +158,7 @@ func (r *Runtime) execute(ctx context.Context, e Exec, std stdio) (int, error) {
 	}
 	defer held.Close()
 	if err := held.Wait(ctx); err != nil {
-		r.end(id)
+		r.end(e, id)
 		return -1, err
 	}
 	return proc.Collect(id.Pid)
@@ -172,8 +176,17 @@ func pidFrom(file string) (proc.ID, error) {
 	return proc.Of(pid)
 }
 
+// inner is the file in which gVisor tells the command's pid inside.
+func (e Exec) inner() string { return e.PidFile + ".inner" }
+
+// ownFile names a file of this process for a program that this process starts.
+func ownFile(f *os.File) string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), f.Fd()) }
+
 // end kills the command and what it started, and reaps it.
-func (r *Runtime) end(id proc.ID) {
+func (r *Runtime) end(e Exec, id proc.ID) {
+	if r.opt.Kind == GVisor {
+		r.endInside(e) // what the node sees is runsc waiting for the command
+	}
 	proc.KillTree(id.Pid)
 	held, err := proc.Open(id)
 	if err != nil {
@@ -187,6 +200,17 @@ func (r *Runtime) end(id proc.ID) {
 		proc.KillTree(id.Pid) // what it forked at last
 		proc.Reap(id.Pid)
 	}
+}
+
+// endInside kills a command on the container's own kernel.
+func (r *Runtime) endInside(e Exec) {
+	pid, err := os.ReadFile(e.inner())
+	if err != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), mercy)
+	defer cancel()
+	r.run(ctx, nil, "kill", "--pid="+strings.TrimSpace(string(pid)), e.ID, "KILL")
 }
 
 // tap is a pipe whose far end is kept up to a limit.

@@ -33,6 +33,11 @@ func TestSafe(t *testing.T) {
 		{"runc", "", true, false},
 		{"crun", "1.20", true, true},
 		{"crun", "1.8.1", true, false},
+		{"runsc", "release-20260905.0", true, true},
+		{"runsc", "release-20260105.0-12-gabc", true, true},
+		{"runsc", "release-20251215.0", true, false},
+		{"runsc", "release-20260905.0", false, false},
+		{"runsc", "VERSION_MISSING", true, false}, // built without a version
 		{"youki", "9.9.9", true, false},
 		{"", "", true, false},
 	} {

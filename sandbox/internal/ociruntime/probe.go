@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 )
@@ -50,6 +51,31 @@ func (r *Runtime) Probe(ctx context.Context) (Facts, error) {
 	return f, nil
 }
 
+// oldestRunsc is the first day of releases of runsc that are taken: it patches no older ones.
+const oldestRunsc = "20260101"
+
+var runscRelease = regexp.MustCompile(`^release-(20[0-9]{6})\.[0-9]+`)
+
+// safeRunsc judges runsc, whose releases are named by day (gvisor.dev: release-20260105.0).
+func (f Facts) safeRunsc() error {
+	m := runscRelease.FindStringSubmatch(f.Version)
+	switch {
+	case m == nil:
+		return fmt.Errorf("%w: runsc says that its version is %.40q; want release-YYYYMMDD.N", ErrUnsafe, f.Version)
+	case m[1] < oldestRunsc:
+		return fmt.Errorf("%w: runsc %s gets no fixes; install release-%s or newer", ErrUnsafe, f.Version, oldestRunsc)
+	}
+	return f.filters()
+}
+
+// filters refuses a runtime that cannot install seccomp filters.
+func (f Facts) filters() error {
+	if !f.Seccomp {
+		return fmt.Errorf("%w: %s %s was built without seccomp", ErrUnsafe, f.Name, f.Version)
+	}
+	return nil
+}
+
 // floors are the oldest safe releases by name and, for a name, by minor line. runc: CVE-2025-31133,
 // CVE-2025-52565, CVE-2025-52881, CVE-2026-41579 are fixed in 1.3.6, 1.4.3 and 1.5.0. crun:
 // CVE-2025-24965 is fixed in 1.20.
@@ -61,9 +87,12 @@ var floors = map[string][][3]int{
 // Safe says whether the runtime may be used: recent enough, and able to install seccomp filters. A
 // name or a version that is not understood is refused.
 func (f Facts) Safe() error {
+	if f.Name == "runsc" {
+		return f.safeRunsc()
+	}
 	lines, known := floors[f.Name]
 	if !known {
-		return fmt.Errorf("%w: %q is not a known runtime; runc and crun are", ErrUnsafe, f.Name)
+		return fmt.Errorf("%w: %q is not a known runtime; runc, crun and runsc are", ErrUnsafe, f.Name)
 	}
 	v, pre, err := semver(f.Version)
 	if err != nil {
@@ -73,10 +102,7 @@ func (f Facts) Safe() error {
 		last := lines[len(lines)-1]
 		return fmt.Errorf("%w: %s %s has known escapes; install %s %d.%d.%d or newer", ErrUnsafe, f.Name, f.Version, f.Name, last[0], last[1], last[2])
 	}
-	if !f.Seccomp {
-		return fmt.Errorf("%w: %s %s was built without seccomp", ErrUnsafe, f.Name, f.Version)
-	}
-	return nil
+	return f.filters()
 }
 
 // atLeast reports whether v is in one of the lines (same major and minor, patch not lower), or newer

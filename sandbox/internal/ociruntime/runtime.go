@@ -24,9 +24,19 @@ const maxOutput = 256 << 10 // of a runtime's own stdout and stderr; features is
 // ErrNotFound means that the runtime knows no container of that ID.
 var ErrNotFound = errors.New("runtime knows no such container")
 
+// Kind says how a runtime runs containers. The zero value is on the node's kernel.
+type Kind int
+
+// The kinds.
+const (
+	Native Kind = iota // runc, crun: processes of the node
+	GVisor             // runsc: each container on a kernel of its own, which is a process of the node
+)
+
 // Options says which runtime this is.
 type Options struct {
 	Handler  string        // CRI runtime handler, for messages
+	Kind     Kind          // how it runs containers
 	Path     string        // absolute path of the executable
 	Root     string        // the runtime's own state directory, on a tmpfs
 	Deadline time.Duration // per call; 0 means Deadline
@@ -51,9 +61,21 @@ func (r *Runtime) Handler() string { return r.opt.Handler }
 // Path is the executable, for the monitor.
 func (r *Runtime) Path() string { return r.opt.Path }
 
+// Kind says how it runs containers.
+func (r *Runtime) Kind() Kind { return r.opt.Kind }
+
+// gvisorArgs: containers of a pod are kernels of their own that meet in the pod's network namespace, so
+// they use its stack: gVisor's own would take the pod's address for the first container alone. The
+// spec's seccomp profile holds inside as well; no socket or pipe of a volume is passed through.
+var gvisorArgs = []string{"--network=host", "--oci-seccomp=true", "--host-uds=none", "--host-fifo=none", "--allow-flag-override=false"}
+
 // GlobalArgs are what the monitor must pass to the runtime before the verb.
 func (r *Runtime) GlobalArgs() []string {
-	return []string{"--root=" + r.opt.Root, "--log-format=json"}
+	args := []string{"--root=" + r.opt.Root, "--log-format=json"}
+	if r.opt.Kind == GVisor {
+		args = append(args, gvisorArgs...)
+	}
+	return args
 }
 
 // Start lets a created container's process run.
