@@ -48,7 +48,7 @@ var rooms = map[string][]string{
 	"internal/admin/wire":         {},
 	"cmd/sallyportd":              {"*"},
 	"cmd/sallyport-init":          {},
-	"cmd/sallyport":               {"policy", "policy/...", "audit", "seccomp", "seccomp/...", "internal/config", "internal/durable", "internal/admin/wire"},
+	"cmd/sallyport":               {"image/ref", "policy", "policy/...", "audit", "seccomp", "seccomp/...", "internal/config", "internal/durable", "internal/admin/wire"},
 }
 
 // TestImportGraph holds the import graph to the table. Tests may import anything; test/... is

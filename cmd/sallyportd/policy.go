@@ -10,8 +10,13 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"sallyport/audit"
 	"sallyport/enforce"
+	"sallyport/image/artifact"
+	"sallyport/image/ref"
+	"sallyport/internal/config"
 	"sallyport/policy"
 	"sallyport/policy/bundle"
 	"sallyport/policy/bundle/fetch"
@@ -26,6 +31,9 @@ type policySource struct {
 	latest  func() time.Time // constant; the latest time that was recorded
 	gate    *enforce.Gate    // constant
 	log     *slog.Logger     // constant
+
+	stage    string          // constant; where policy from a registry is laid out, "" where none is brought
+	registry *fetch.Registry // constant; nil where none is brought
 
 	mu      sync.Mutex  // guards the fields; held over a reload, so that two cannot cross
 	set     *bundle.Set // guarded by mu; in force
@@ -43,7 +51,26 @@ func (p *policySource) Run(ctx context.Context) error {
 	p.mu.Lock()
 	since := p.read
 	p.mu.Unlock()
-	return fetch.Dir{Path: p.dir, Poll: compareEvery, Log: p.log, Since: since}.Run(ctx, p.again)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		return fetch.Dir{Path: p.dir, Poll: compareEvery, Log: p.log, Since: since}.Run(ctx, p.again)
+	})
+	if p.registry != nil {
+		g.Go(func() error { return p.registry.Run(ctx, p.deliver) })
+	}
+	return g.Wait()
+}
+
+// deliver stages what a registry brought and reads the policy anew. It is refused only where it cannot
+// be staged or recorded: what is wrong with it the problems say, and bringing it again would not help.
+func (p *policySource) deliver(ctx context.Context, d fetch.Delivery) error {
+	p.mu.Lock()
+	err := fetch.Stage(p.stage, d)
+	p.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return p.reload(ctx)
 }
 
 // again is reload where nobody waits for the answer.
@@ -117,6 +144,9 @@ func (p *policySource) options() bundle.Options {
 	o := bundle.Options{Root: p.dir, Scratch: p.scratch, Prev: p.set}
 	if p.state != "" {
 		o.Signed = &bundle.Signed{State: p.state, Now: later(time.Now(), p.latest())}
+		if p.stage != "" {
+			o.Root, o.Signed.Anchor = p.stage, p.dir
+		}
 	}
 	return o
 }
@@ -150,5 +180,26 @@ func problemHit(p bundle.Problem) audit.Hit {
 func (p *policySource) trouble() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.registry != nil {
+		if t := p.registry.Trouble(); t != "" {
+			return strings.TrimPrefix(p.problem+"; "+t, "; ")
+		}
+	}
 	return p.problem
+}
+
+// brought makes the source that brings policy from a registry; nil where the configuration names none.
+func brought(c config.Config, log *slog.Logger) (*fetch.Registry, error) {
+	if c.Policy.Repository == "" {
+		return nil, nil
+	}
+	name, err := ref.Parse(c.Policy.Repository)
+	if err != nil {
+		return nil, fmt.Errorf("policy.repository: %w", err)
+	}
+	src, err := artifact.New(artifact.Options{RegistriesConf: existing(c.Image.RegistriesConf), AuthFile: existing(c.Image.AuthFile)})
+	if err != nil {
+		return nil, fmt.Errorf("policy.repository: %w", err)
+	}
+	return &fetch.Registry{Name: name, Poll: c.Policy.Poll, Source: src, Log: log}, nil
 }

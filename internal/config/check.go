@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/distribution/reference"
 )
 
 // Problem is one thing that is wrong: which field, what was found, how to fix it.
@@ -57,6 +59,13 @@ var checks = []check{
 	{"log.level", func(c Config) (string, string) { return oneOf(c.Log.Level, "debug", "info", "warn", "error") }},
 	{"policy.dir", func(c Config) (string, string) { return absolute(c.Policy.Dir) }},
 	{"policy.source", func(c Config) (string, string) { return oneOf(c.Policy.Source, "local-unsigned", "signed") }},
+	{"policy.repository", policyRepository},
+	{"policy.poll", func(c Config) (string, string) {
+		if c.Policy.Poll < 10*time.Second {
+			return c.Policy.Poll.String(), "use at least \"10s\""
+		}
+		return "", ""
+	}},
 	{"runtime.handlers", handlers},
 	{"runtime.default", func(c Config) (string, string) {
 		if _, ok := c.Runtime.Handlers[c.Runtime.Default]; !ok {
@@ -198,6 +207,27 @@ var podMetrics = []string{"all", "cpu", "disk", "diskIO", "hugetlb", "memory", "
 func between(n, low, high int) (found, fix string) {
 	if n < low || n > high {
 		return fmt.Sprint(n), fmt.Sprintf("use %d to %d", low, high)
+	}
+	return "", ""
+}
+
+// policyRepository: what nobody signed is not taken from a registry, and a name without a host could mean
+// any.
+func policyRepository(c Config) (found, fix string) {
+	name := c.Policy.Repository
+	if name == "" {
+		return "", ""
+	}
+	if c.Policy.Source != "signed" {
+		return "set, and policy.source is " + c.Policy.Source, "use source signed: policy from a registry must be signed"
+	}
+	host, _, _ := strings.Cut(name, "/")
+	named, err := reference.ParseNormalizedNamed(name)
+	if err != nil || host == name || !strings.ContainsAny(host, ".:") && host != "localhost" {
+		return fmt.Sprintf("%q", name), "write host, repository and tag, for example registry.example/policy:current"
+	}
+	if _, pinned := named.(reference.Digested); pinned {
+		return fmt.Sprintf("%q", name), "leave the digest out: it would never change"
 	}
 	return "", ""
 }

@@ -54,8 +54,10 @@ type Log struct {
 
 // Policy says where policy comes from.
 type Policy struct {
-	Dir    string `toml:"dir" doc:"Directory with node/ and namespaces/<namespace>/, and for source signed root.json and roots/."`
-	Source string `toml:"source" doc:"local-unsigned: files as they lie in dir. signed: OCI layouts in dir, signed by those whom dir/root.json delegates to; plain files are refused. It stands in Status and in every audit record."`
+	Dir        string        `toml:"dir" doc:"Directory with node/ and namespaces/<namespace>/, and for source signed root.json and roots/."`
+	Repository string        `toml:"repository" doc:"Repository and tag of a registry that policy is brought from, for example registry.example/policy:current. Only with source signed; dir then holds the first root.json and whatever the registry does not have. Empty: dir alone."`
+	Poll       time.Duration `toml:"poll" doc:"How often the repository is asked for something new, give or take a tenth."`
+	Source     string        `toml:"source" doc:"local-unsigned: files as they lie in dir. signed: OCI layouts in dir, signed by those whom dir/root.json delegates to; plain files are refused. It stands in Status and in every audit record."`
 }
 
 // Runtime names the programs that containers need.
@@ -136,7 +138,7 @@ func Default() Config {
 		State:  "/run/sallyport",
 		CRI:    CRI{Socket: "/run/sallyport/sallyport.sock", Slow: 5 * time.Second},
 		Log:    Log{Format: "text", Level: "info"},
-		Policy: Policy{Dir: "/etc/sallyport/policy", Source: "local-unsigned"},
+		Policy: Policy{Dir: "/etc/sallyport/policy", Source: "local-unsigned", Poll: 5 * time.Minute},
 		Runtime: Runtime{
 			Default:  "runc",
 			Handlers: map[string]Handler{"runc": {Type: "oci", Allowed: []string{}, Defaults: map[string]string{}}},
@@ -176,6 +178,14 @@ func (c Config) PolicyState() string {
 		return ""
 	}
 	return c.Root
+}
+
+// PolicyStage is where policy from a registry is laid out before it is verified; "" where none is brought.
+func (c Config) PolicyStage() string {
+	if c.Policy.Repository == "" {
+		return ""
+	}
+	return filepath.Join(c.Root, "policy-stage")
 }
 
 // CNICache is libcni's cache, ours alone.

@@ -161,6 +161,10 @@ func TestCheck(t *testing.T) {
 		{"log.level", func(c *Config) { c.Log.Level = "" }},
 		{"policy.dir", func(c *Config) { c.Policy.Dir = "" }},
 		{"policy.source", func(c *Config) { c.Policy.Source = "none" }},
+		{"policy.poll", func(c *Config) { c.Policy.Poll = time.Second }},
+		{"policy.repository", func(c *Config) { c.Policy.Repository = "registry.example/policy:current" }}, // and not signed
+		{"policy.repository", func(c *Config) { c.Policy.Source, c.Policy.Repository = "signed", "policy:current" }},
+		{"policy.repository", func(c *Config) { c.Policy.Source, c.Policy.Repository = "signed", "registry.example/UP" }},
 		{"runtime.handlers", func(c *Config) { c.Runtime.Handlers = nil }},
 		{"runtime.handlers", func(c *Config) { c.Runtime.Handlers = map[string]Handler{"runc": {}, "../x": {}} }},
 		{"runtime.handlers", func(c *Config) { c.Runtime.Handlers = map[string]Handler{"runc": {Path: "runc"}} }},

@@ -25,6 +25,10 @@ type Signed struct {
 	// policy, and the last good one. "" remembers nothing, as somebody who only looks.
 	State string
 	Now   time.Time // the judged time
+	// Anchor is the policy directory that was installed with the node, where Root is one that was filled
+	// from elsewhere: the first root.json is believed from here alone, and a policy that Root does not
+	// have is taken from here. "": there is no other than Root.
+	Anchor string
 }
 
 // Root is what the policies were accepted under; nil where they are unsigned.
@@ -36,12 +40,21 @@ type trust struct {
 	now      time.Time
 	mem      memory
 	problems []Problem
+	anchor   *os.Root // Signed.Anchor, open; nil without one
+	at       string   // Signed.Anchor
 }
 
 // readSigned reads the node policy and those of namespaces, each as it lies in its directory or, where
 // that is refused, as it was accepted last; root is nil where there is no policy directory at all. What was accepted is remembered before it is returned.
 func (s *Set) readSigned(root *os.Root, o Options, prev *Set) error {
-	t, err := openTrust(root, o)
+	anchor, err := openAnchor(o.Signed.Anchor)
+	if err != nil {
+		return err
+	}
+	if anchor != nil {
+		defer anchor.Close()
+	}
+	t, err := openTrust(root, anchor, o)
 	if err != nil {
 		return err
 	}
@@ -57,12 +70,20 @@ func (s *Set) readSigned(root *os.Root, o Options, prev *Set) error {
 			return err
 		}
 	}
+	if anchor != nil {
+		more, err := s.namespacesIn(anchor, o.Signed.Anchor)
+		if err != nil {
+			return err
+		}
+		names = append(names, more...)
+	}
 	for name := range t.mem.state.Marks {
-		if name != "" && !slices.Contains(names, name) {
+		if name != "" {
 			names = append(names, name)
 		}
 	}
 	slices.Sort(names)
+	names = slices.Compact(names)
 	for _, name := range names {
 		p := place{dir: o.Root, sub: "namespaces/" + name, kind: Namespace, name: "namespace " + name, scratch: o.Scratch}
 		c, err := t.settle(root, p, name, prev.bundles[name])
@@ -84,6 +105,10 @@ func (s *Set) readSigned(root *os.Root, o Options, prev *Set) error {
 func (t *trust) settle(root *os.Root, p place, namespace string, prev *compiled) (*compiled, error) {
 	at := filepath.Join(p.dir, p.sub)
 	f, why := lying(root, p.sub, at)
+	if t.anchor != nil && why == nil && len(f) == 0 {
+		at = filepath.Join(t.at, p.sub)
+		f, why = lying(t.anchor, p.sub, at)
+	}
 	mark, seen := t.mem.state.Marks[namespace]
 	switch {
 	case why != nil:
@@ -236,8 +261,8 @@ func forWhom(c layout.Config) string {
 
 // openTrust finds the root in force: the one that was followed last, or a newer one that its signers and
 // its own signed. A node that has followed none takes the one that is installed.
-func openTrust(root *os.Root, o Options) (*trust, error) {
-	t := &trust{now: o.Signed.Now, mem: memory{dir: o.Signed.State}}
+func openTrust(root, anchor *os.Root, o Options) (*trust, error) {
+	t := &trust{now: o.Signed.Now, mem: memory{dir: o.Signed.State}, anchor: anchor, at: o.Signed.Anchor}
 	if t.now.IsZero() {
 		return nil, errors.New("read policy: the judged time is missing")
 	}
@@ -251,11 +276,13 @@ func openTrust(root *os.Root, o Options) (*trust, error) {
 		}
 		t.root = r
 	}
-	if err := t.follow(root, o.Root); err != nil {
-		if t.root == nil {
-			return nil, err
+	for _, from := range t.rootsToFollow(root, o) {
+		if err := t.follow(from.root, from.dir); err != nil {
+			if t.root == nil {
+				return nil, err
+			}
+			t.problems = append(t.problems, Problem{Msg: err.Error(), Kept: true, Rule: RuleOf(err)})
 		}
-		t.problems = append(t.problems, Problem{Msg: err.Error(), Kept: true, Rule: RuleOf(err)})
 	}
 	if t.mem.state.Root != t.root.text {
 		t.mem.state.Root, t.mem.dirty = t.root.text, true

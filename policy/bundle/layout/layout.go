@@ -35,8 +35,8 @@ const (
 // Bounds of one layout.
 const (
 	MaxSignatures = 64
-	maxDocument   = 1 << 20 // bytes of index, manifest or config
-	maxSignature  = 1 << 20 // bytes of one Sigstore bundle over a statement without a predicate
+	MaxDocument   = 1 << 20 // bytes of index, manifest or config
+	MaxSignature  = 1 << 20 // bytes of one Sigstore bundle over a statement without a predicate
 	maxListed     = 256     // entries of index.json
 	maxNamespaces = 1000
 	maxRevision   = 1 << 53 // what every reader of JSON can hold
@@ -76,6 +76,19 @@ func (c Config) check() error {
 		seen[n] = true
 	}
 	return nil
+}
+
+// ParseConfig reads a config strictly.
+func ParseConfig(text []byte) (Config, error) {
+	var c Config
+	err := strict.DecodeJSON(text, &c)
+	if err == nil {
+		err = c.check()
+	}
+	if err != nil {
+		return Config{}, fmt.Errorf("read config: %w", err)
+	}
+	return c, nil
 }
 
 // Names reports whether the config is for namespace; "" is the node.
@@ -135,14 +148,12 @@ func Open(files map[string][]byte) (Artifact, error) {
 		return Artifact{}, err
 	}
 	a := Artifact{Digest: ref.DigestOf(own.text)}
-	text, err := blob(files, own.m.Config, maxDocument)
-	if err == nil {
-		if err = strict.DecodeJSON(text, &a.Config); err == nil {
-			err = a.Config.check()
-		}
-	}
+	text, err := blob(files, own.m.Config, MaxDocument)
 	if err != nil {
 		return Artifact{}, fmt.Errorf("read config: %w", err)
+	}
+	if a.Config, err = ParseConfig(text); err != nil {
+		return Artifact{}, err
 	}
 	if err := a.content(files, own.m); err != nil {
 		return Artifact{}, err
@@ -191,8 +202,8 @@ func readIndex(files map[string][]byte) (index, error) {
 		return index{}, errors.New("read oci-layout: want an OCI image layout of version 1.0.0")
 	}
 	text := files["index.json"]
-	if text == nil || len(text) > maxDocument {
-		return index{}, fmt.Errorf("read index.json: %d bytes; want 1 to %d", len(text), maxDocument)
+	if text == nil || len(text) > MaxDocument {
+		return index{}, fmt.Errorf("read index.json: %d bytes; want 1 to %d", len(text), MaxDocument)
 	}
 	var idx index
 	if err := json.Unmarshal(text, &idx); err != nil {
@@ -217,7 +228,7 @@ func sift(files map[string][]byte, idx index) (own listed, rest []manifest, err 
 			continue
 		}
 		seen[d.Digest] = true
-		text, err := blob(files, d, maxDocument)
+		text, err := blob(files, d, MaxDocument)
 		if err != nil {
 			return own, nil, fmt.Errorf("read manifest: %w", err)
 		}
@@ -255,7 +266,7 @@ func signature(files map[string][]byte, m manifest, about ref.Digest) ([]byte, e
 	if len(m.Layers) != 1 {
 		return nil, errors.New("read signature: its manifest has not one layer")
 	}
-	b, err := blob(files, m.Layers[0], maxSignature)
+	b, err := blob(files, m.Layers[0], MaxSignature)
 	if err != nil {
 		return nil, fmt.Errorf("read signature: %w", err)
 	}
@@ -308,6 +319,19 @@ func Build(c Config, files map[string][]byte) (map[string][]byte, ref.Digest, er
 		return nil, ref.Digest{}, fmt.Errorf("build layout: %w", err)
 	}
 	return out, a.Digest, nil
+}
+
+// Join makes a layout of a policy's manifest and the blobs that it names, as a registry has them.
+func Join(text []byte, blobs ...[]byte) (map[string][]byte, error) {
+	out := map[string][]byte{"oci-layout": []byte(`{"imageLayoutVersion":"1.0.0"}`)}
+	for _, b := range blobs {
+		put(out, "", b)
+	}
+	putIndex(out, index{SchemaVersion: 2, MediaType: indexType, Manifests: []descriptor{put(out, manifestType, text)}})
+	if _, err := Open(out); err != nil {
+		return nil, fmt.Errorf("join layout: %w", err)
+	}
+	return out, nil
 }
 
 // Attach returns the layout with one more Sigstore bundle beside its policy. A bundle that is there
