@@ -6,9 +6,10 @@ export GOTOOLCHAIN := local
 export SALLYPORT_DEPS ?= $(CURDIR)/.deps
 LDFLAGS  := -s -w
 TIME     ?= 10s
+KILLS    ?= 500
 PKG      ?= ./...
 
-.PHONY: help build deps test demo bench fuzz mutants generate lint clean
+.PHONY: help build deps test demo bench fuzz kills mutants generate lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,6 +36,9 @@ bench: deps build ## measure; prints JSON (GROWTH=1: up to 500 pods and 5,000 im
 
 fuzz: ## run each fuzz target for TIME (default 10s; 200x: so many executions)
 	@go run ./test/fuzzall -time $(TIME)
+
+kills: deps ## kill the daemon KILLS times (default 500) at random moments under load
+	SALLYPORT_REQUIRE_ROOT=1 go test -count=1 -timeout 120m -v -run '^TestKilledAnywhere$$' ./test/e2e -kills $(KILLS)
 
 mutants: deps ## take out each guard of security/guards.txt; each must turn a test red (KNOWN=folder: skip what it remembers)
 	@SALLYPORT_REQUIRE_ROOT=1 go run ./test/mutants -known "$(KNOWN)"

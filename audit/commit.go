@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/internal/durable"
+	"sallyport/internal/failpoint"
 )
 
 // enqueue appends e to the batch that is next to be written: whoever comes while an earlier batch is on
@@ -100,9 +101,11 @@ func (l *Log) commit(b *batch) error {
 	if err := l.write(l.file, b.buf); err != nil {
 		return err
 	}
+	failpoint.Hit("audit-written")
 	if err := l.sync(l.file); err != nil {
 		return err
 	}
+	failpoint.Hit("audit-synced")
 	if b.rotate {
 		return durable.SyncDir(l.opts.Dir)
 	}
@@ -118,6 +121,7 @@ func (l *Log) nextFile(ordinal uint64) error {
 	if l.file != nil {
 		l.file.Close() // everything in it was synced
 	}
+	failpoint.Hit("audit-segment")
 	l.file = f
 	return nil
 }

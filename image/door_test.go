@@ -192,6 +192,12 @@ func TestCrash(t *testing.T) {
 			return err
 		}, 0},
 		{"during the download", func(e *env, im Image) error { return os.WriteFile(e.path("tmp", "pull-1"), []byte("x"), 0o600) }, 1},
+		{"while storage wrote its list", func(e *env, im Image) error {
+			return os.WriteFile(e.path("storage", "overlay-images", ".tmp-images.json1"), []byte("x"), 0o600)
+		}, 1},
+		{"while the record was written", func(e *env, im Image) error {
+			return os.WriteFile(filepath.Join(record(e, im), ".tmp-1"), []byte("x"), 0o600)
+		}, 1},
 		{"nowhere", func(*env, Image) error { return nil }, 1},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

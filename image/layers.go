@@ -20,6 +20,7 @@ import (
 
 	"sallyport/image/internal/registry"
 	"sallyport/image/ref"
+	"sallyport/internal/failpoint"
 )
 
 // downloads is how many layers of one pull are fetched at once.
@@ -142,6 +143,7 @@ func (t *transfer) fetch(ctx context.Context, desc descriptor, path string) erro
 	if got := hex.EncodeToString(h.Sum(nil)); got != desc.Digest.Hex() {
 		return fmt.Errorf("%w: the registry sent bytes of sha256:%s", registry.ErrDigest, got)
 	}
+	failpoint.Hit("blob-fetched")
 	return f.Close()
 }
 
@@ -180,6 +182,7 @@ func (t *transfer) unpack(i int, file string, l *layer) error {
 			}
 		} else if err == nil {
 			t.made = append(t.made, id)
+			failpoint.Hit("layer-committed")
 		}
 		if v.err != nil {
 			return v.err

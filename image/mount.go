@@ -14,6 +14,7 @@ import (
 
 	"sallyport/enforce"
 	"sallyport/image/ref"
+	"sallyport/internal/failpoint"
 )
 
 // uses says which container's layer is over which image.
@@ -121,7 +122,10 @@ func (s *Store) mount(id string, g enforce.Grant) (string, error) {
 		if err := os.WriteFile(filepath.Join(dir, "image"), []byte(img.ID.String()), 0o600); err != nil {
 			return err
 		}
-		return s.mountRootfs(dir, chains, spec)
+		failpoint.Hit("layer-owned")
+		err := s.mountRootfs(dir, chains, spec)
+		failpoint.Hit("layer-mounted")
+		return err
 	}()
 	if err == nil && fresh {
 		s.note(id, Usage{Inodes: 1, At: time.Now()}) // an empty directory
@@ -206,12 +210,14 @@ func (s *Store) release(id string) error {
 	if err := s.unmount(id); err != nil {
 		return err
 	}
+	failpoint.Hit("layer-unmounted")
 	if err := detachLayers(s.path("containers", id)); err != nil {
 		return fmt.Errorf("remove layer of container %s: %w", id, err)
 	}
 	if err := os.RemoveAll(s.path("containers", id)); err != nil {
 		return fmt.Errorf("remove layer of container %s: %w", id, err)
 	}
+	failpoint.Hit("layer-removed")
 	s.end(id)
 	return nil
 }

@@ -16,6 +16,7 @@ import (
 
 	"sallyport/enforce"
 	"sallyport/image/ref"
+	"sallyport/internal/failpoint"
 )
 
 // Pull redeems adm at the store's gate and copies exactly what src.Image says, from the connection that
@@ -81,6 +82,7 @@ func (s *Store) copyOnce(ctx context.Context, src *Source, namespace string) (_ 
 	if err != nil {
 		return Image{}, err
 	}
+	failpoint.Hit("image-stored")
 	// What the record says is held must be on disk before the record is (power cut).
 	if err := syncfs(s.path("storage")); err != nil {
 		return Image{}, err

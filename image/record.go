@@ -16,6 +16,7 @@ import (
 
 	"sallyport/image/ref"
 	"sallyport/internal/durable"
+	"sallyport/internal/failpoint"
 )
 
 // recordVersion is the format of record.json. Records of every released version must load.
@@ -93,9 +94,11 @@ func (s *Store) save(r *record, evidence []byte) error {
 			return err
 		}
 	}
+	failpoint.Hit("evidence-written")
 	if err := durable.WriteFile(filepath.Join(dir, "record.json"), whole, 0o600); err != nil {
 		return err
 	}
+	failpoint.Hit("image-recorded")
 	if fresh {
 		if err := durable.SyncDir(filepath.Dir(dir)); err != nil {
 			return err
@@ -122,6 +125,7 @@ func (s *Store) forget(r *record) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}
+	failpoint.Hit("image-record-removed")
 	if err == nil {
 		if err = durable.SyncDir(dir); errors.Is(err, fs.ErrNotExist) {
 			err = nil
@@ -185,6 +189,9 @@ func (s *Store) loadRecords() error {
 		}
 		for _, d := range recs {
 			path := s.path("images", im.Name(), d.Name(), "record.json")
+			if err := durable.Tidy(filepath.Dir(path)); err != nil {
+				return err
+			}
 			r, err := s.readRecord(path)
 			if errors.Is(err, fs.ErrNotExist) {
 				// A removal or a pull that was cut short; sweep then sees that no record is left.

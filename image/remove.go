@@ -7,6 +7,7 @@ import (
 	"go.podman.io/storage"
 
 	"sallyport/image/ref"
+	"sallyport/internal/failpoint"
 )
 
 // Remove removes the image that a name or ID means, with all its names (CRI v1, RemoveImage; the kubelet
@@ -29,6 +30,7 @@ func (s *Store) Remove(nameOrID string) error {
 			return fmt.Errorf("remove image %s: %w; it is gone until the next restart", id, err)
 		}
 	}
+	failpoint.Hit("image-forgotten")
 	s.users.drop(id)
 	if len(recs) > 0 && recs[0].Artifact != "" {
 		if err := s.dropArtifact(id); err != nil {
@@ -37,6 +39,7 @@ func (s *Store) Remove(nameOrID string) error {
 		return nil
 	}
 	_, err = s.storage.DeleteImage(id.Hex(), true)
+	failpoint.Hit("image-deleted")
 	switch {
 	case err == nil, errors.Is(err, storage.ErrImageUnknown), errors.Is(err, storage.ErrNotAnImage):
 		return nil

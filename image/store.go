@@ -28,6 +28,7 @@ import (
 	"sallyport/enforce"
 	"sallyport/image/internal/registry"
 	"sallyport/image/ref"
+	"sallyport/internal/durable"
 )
 
 // maxManifest bounds a manifest or index in bytes (distribution spec: registries should accept 4 MiB).
@@ -127,7 +128,13 @@ func (s *Store) openDisk(o Options) error {
 	if err := emptyTmp(s.path("tmp")); err != nil {
 		return err
 	}
-	var err error
+	err := durable.Tidy(s.root)
+	for _, dir := range []string{"overlay-layers", "overlay-images", "overlay-containers"} { // the library never does
+		err = errors.Join(err, durable.Tidy(s.path("storage", dir)))
+	}
+	if err != nil {
+		return err
+	}
 	if s.key, err = loadKey(s.path("record.key")); err != nil {
 		return err
 	}

@@ -172,6 +172,10 @@ func (e *env) leftovers() []string {
 	for _, f := range tmp {
 		out = append(out, "file "+f.Name())
 	}
+	for _, pattern := range []string{"storage/*/.tmp-*", "images/*/*/.tmp-*"} {
+		found, _ := filepath.Glob(e.path(pattern))
+		out = append(out, found...)
+	}
 	return out
 }
 

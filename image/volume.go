@@ -15,6 +15,7 @@ import (
 
 	"sallyport/enforce"
 	"sallyport/image/ref"
+	"sallyport/internal/failpoint"
 )
 
 // MountVolume mounts the judged image of one of the container's mounts, read-only, and returns the
@@ -65,7 +66,9 @@ func (s *Store) mountVolume(g enforce.Grant, v enforce.VolumeImage) (string, err
 		}
 		files = append(files, empty)
 	}
-	return merged, mountReadOnly(dir, files, spec)
+	err = mountReadOnly(dir, files, spec)
+	failpoint.Hit("volume-mounted")
+	return merged, err
 }
 
 // volumeFiles opens what a volume shows, topmost first. The caller closes it.

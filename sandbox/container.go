@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"sallyport/enforce"
+	"sallyport/internal/failpoint"
 	"sallyport/sandbox/internal/ociruntime"
 	"sallyport/sandbox/spec"
 )
@@ -121,6 +122,7 @@ func (c *Container) Publish() {
 		if err := c.save(); err != nil {
 			c.pod.pods.log.Warn("publish container", "id", c.id, "err", err)
 		}
+		failpoint.Hit("container-published")
 	}
 }
 
@@ -233,22 +235,26 @@ func (c *Container) start(ctx context.Context) error {
 	if err := c.save(); err != nil {
 		return fmt.Errorf("start container %s: %w", c.id, err)
 	}
+	failpoint.Hit("start-recorded")
 	started := time.Now()
 	if err := c.runtime.Start(ctx, c.id); err != nil {
 		c.setStarting(false)
 		c.abort(ctx)
 		return fmt.Errorf("start container %s: %w", c.id, err)
 	}
+	failpoint.Hit("container-started")
 	c.setStarting(false)
 	c.change(func(s *ContainerStatus) { s.State, s.Started = Running, started })
 	if err := c.verify(ctx); err != nil {
 		c.abort(ctx)
 		return fmt.Errorf("start container %s: %w; it was killed", c.id, err)
 	}
+	failpoint.Hit("container-verified")
 	if err := c.save(); err != nil {
 		c.abort(ctx)
 		return fmt.Errorf("start container %s: %w", c.id, err)
 	}
+	failpoint.Hit("running-recorded")
 	return nil
 }
 

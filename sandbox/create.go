@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/enforce"
+	"sallyport/internal/failpoint"
 	"sallyport/sandbox/internal/hostmount"
 	"sallyport/sandbox/internal/monitor"
 )
@@ -67,6 +68,7 @@ func (p *Pod) Create(ctx context.Context, adm enforce.RunAdmission) (*Container,
 	if err := c.save(); err != nil {
 		return nil, fmt.Errorf("create container %q: %w", c.cfg.Name, err)
 	}
+	failpoint.Hit("container-recorded")
 	undo.add(func() {
 		ctx, cancel := after(ctx)
 		defer cancel()
@@ -86,6 +88,7 @@ func (p *Pod) Create(ctx context.Context, adm enforce.RunAdmission) (*Container,
 	if err := c.save(); err != nil {
 		return nil, fmt.Errorf("create container %q: %w", c.cfg.Name, err)
 	}
+	failpoint.Hit("created-recorded")
 	undo.disarm()
 	go c.watch(c.procs)
 	return c, nil
@@ -158,6 +161,7 @@ func (c *Container) assemble(ctx context.Context, grant enforce.Grant, r *Reserv
 			return fmt.Errorf("make bundle: %w", err)
 		}
 	}
+	failpoint.Hit("bundle-made")
 	if err := c.pod.letIn(c.bundle()); err != nil {
 		return err
 	}
@@ -168,6 +172,7 @@ func (c *Container) assemble(ctx context.Context, grant enforce.Grant, r *Reserv
 	if err := unix.Mount(rootfs.Path, filepath.Join(c.bundle(), "rootfs"), "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("bind root filesystem: %w", err)
 	}
+	failpoint.Hit("rootfs-bound")
 	for i, src := range r.sources {
 		if src == nil {
 			if err := c.mountVolume(ctx, grant, i); err != nil {
@@ -182,6 +187,7 @@ func (c *Container) assemble(ctx context.Context, grant enforce.Grant, r *Reserv
 		if err := bind(c.mountPoint(i)); err != nil {
 			return err
 		}
+		failpoint.Hit("mount-bound")
 	}
 	if c.cfg.Security.Namespaces.Target != "" {
 		if err := c.pinTarget(); err != nil {
@@ -191,6 +197,7 @@ func (c *Container) assemble(ctx context.Context, grant enforce.Grant, r *Reserv
 	if err := os.WriteFile(filepath.Join(c.bundle(), "config.json"), []byte(grant.Spec()), 0o600); err != nil {
 		return fmt.Errorf("write spec: %w", err)
 	}
+	failpoint.Hit("spec-written")
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
 	}
@@ -201,6 +208,7 @@ func (c *Container) assemble(ctx context.Context, grant enforce.Grant, r *Reserv
 	if err != nil {
 		return err
 	}
+	failpoint.Hit("container-created")
 	c.mu.Lock()
 	c.procs = running{Monitor: procs.Monitor, Container: procs.Container}
 	c.mu.Unlock()
@@ -278,7 +286,10 @@ func (c *Container) dismantle(ctx context.Context) error {
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("remove container %s: %w", c.id, err)
 	}
-	return removeBundle(c.bundle())
+	failpoint.Hit("container-unmounted")
+	err = removeBundle(c.bundle())
+	failpoint.Hit("bundle-removed")
+	return err
 }
 
 // removeBundle removes a bundle by name and not recursively: what is still mounted in it keeps its

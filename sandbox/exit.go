@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sallyport/internal/failpoint"
 	"sallyport/sandbox/internal/monitor"
 	"sallyport/sandbox/internal/proc"
 )
@@ -88,6 +89,7 @@ func (c *Container) finish(exit monitor.Exit, note string) {
 	case code != 0:
 		reason = "Error"
 	}
+	failpoint.Hit("exit-seen")
 	c.change(func(s *ContainerStatus) {
 		s.State, s.ExitCode, s.Reason, s.Message, s.Pid = Exited, code, reason, note, 0
 		s.Finished = exit.At
@@ -95,6 +97,7 @@ func (c *Container) finish(exit monitor.Exit, note string) {
 	if err := c.save(); err != nil {
 		c.pod.pods.log.Warn("record exit", "id", c.id, "err", err)
 	}
+	failpoint.Hit("exit-recorded")
 	close(c.exited)
 }
 

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"sallyport/enforce"
+	"sallyport/internal/failpoint"
 	"sallyport/sandbox/internal/ns"
 	"sallyport/sandbox/network"
 	"sallyport/sandbox/spec"
@@ -68,6 +69,7 @@ func (p *Pod) Publish() {
 		if err := p.save(); err != nil {
 			p.pods.log.Warn("publish pod", "id", p.id, "err", err)
 		}
+		failpoint.Hit("pod-published")
 	}
 }
 
@@ -134,6 +136,7 @@ func (p *Pods) Run(ctx context.Context, adm enforce.PodAdmission) (*Pod, error) 
 	if err := pod.save(); err != nil {
 		return nil, fmt.Errorf("run pod %s: %w", r.id, err)
 	}
+	failpoint.Hit("pod-recorded")
 	p.mu.Lock()
 	p.pods[pod.id] = pod // before the network knows it, or a sweep would detach it
 	p.mu.Unlock()
@@ -158,6 +161,7 @@ func (p *Pods) Run(ctx context.Context, adm enforce.PodAdmission) (*Pod, error) 
 	if err := pod.set(func(s *PodStatus) { s.State = Ready }); err != nil {
 		return nil, fmt.Errorf("run pod %s/%s: %w", cfg.Namespace, cfg.Name, err)
 	}
+	failpoint.Hit("pod-ready")
 	p.mu.Lock()
 	p.podKeys[pod.key] = pod
 	p.mu.Unlock()
@@ -270,7 +274,9 @@ func (p *Pod) stopLocked(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return p.set(func(s *PodStatus) { s.State = Stopped })
+	err = p.set(func(s *PodStatus) { s.State = Stopped })
+	failpoint.Hit("pod-stopped")
+	return err
 }
 
 // Remove stops the pod, removes its containers and everything it consists of. It is idempotent.
@@ -318,11 +324,14 @@ func (p *Pod) dismantle(ctx context.Context) error {
 	if err := ns.Remove(filepath.Join(p.dir(), "ns"), p.NetNS()); err != nil {
 		return err
 	}
+	failpoint.Hit("namespaces-unpinned")
 	if err := p.removeFiles(); err != nil {
 		return err
 	}
+	failpoint.Hit("pod-files-removed")
 	if err := os.Remove(p.dir()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove pod directory: %w", err)
 	}
+	failpoint.Hit("pod-directory-removed")
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/internal/durable"
+	"sallyport/internal/failpoint"
 	"sallyport/sandbox/internal/hostmount"
 	"sallyport/sandbox/spec"
 )
@@ -28,6 +29,7 @@ func (p *Pod) makeFiles() error {
 			return fmt.Errorf("make pod directory: %w", err)
 		}
 	}
+	failpoint.Hit("pod-directory")
 	if err := p.letIn(p.dir()); err != nil {
 		return err
 	}
@@ -66,13 +68,14 @@ func (p *Pod) makeFiles() error {
 	if err := unix.Mount("shm", p.shmPath(), "tmpfs", flags, fmt.Sprintf("mode=1777,size=%d,uid=%d,gid=%d", size, uid, gid)); err != nil {
 		return fmt.Errorf("mount shm: %w", err)
 	}
+	failpoint.Hit("shm-mounted")
 	return nil
 }
 
 // removeFiles removes what makeFiles made, by name: nothing here is removed recursively, so that no
 // mount that was missed can lose its contents.
 func (p *Pod) removeFiles() error {
-	errs := []error{hostmount.Unmount(filepath.Join(p.dir(), "shm"))} // never shmPath: it may be the node's
+	errs := []error{durable.Tidy(p.dir()), hostmount.Unmount(filepath.Join(p.dir(), "shm"))} // never shmPath: it may be the node's
 	for _, path := range []string{p.resolvPath(), p.hostnamePath(), filepath.Join(p.dir(), "ns")} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, err)

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/enforce"
+	"sallyport/internal/failpoint"
 	"sallyport/sandbox/internal/hostmount"
 	"sallyport/sandbox/internal/monitor"
 	"sallyport/sandbox/internal/proc"
@@ -50,6 +51,7 @@ func (p *Pod) startInit(ctx context.Context, grant enforce.Grant) error {
 			return fmt.Errorf("start first process: %w", err)
 		}
 	}
+	failpoint.Hit("init-bundle")
 	program, err := hostmount.Open(p.pods.opt.Init)
 	if err != nil {
 		return fmt.Errorf("start first process: %w", err)
@@ -58,6 +60,7 @@ func (p *Pod) startInit(ctx context.Context, grant enforce.Grant) error {
 	if err := program.Bind(filepath.Join(rootfs, initName)); err != nil {
 		return fmt.Errorf("start first process: %w", err)
 	}
+	failpoint.Hit("init-bound")
 	if err := os.WriteFile(filepath.Join(bundle, "config.json"), []byte(grant.Spec()), 0o600); err != nil {
 		return fmt.Errorf("start first process: %w", err)
 	}
@@ -65,15 +68,18 @@ func (p *Pod) startInit(ctx context.Context, grant enforce.Grant) error {
 	if err != nil {
 		return fmt.Errorf("start first process: %w", err)
 	}
+	failpoint.Hit("init-created")
 	p.mu.Lock()
 	p.init = running{Monitor: procs.Monitor, Container: procs.Container}
 	p.mu.Unlock()
 	if err := p.set(func(s *PodStatus) { s.InitPid = procs.Container.Pid }); err != nil {
 		return err
 	}
+	failpoint.Hit("init-recorded")
 	if err := runtime.Start(ctx, p.id); err != nil {
 		return err
 	}
+	failpoint.Hit("init-started")
 	return pinPID(procs.Container, pin)
 }
 
@@ -129,6 +135,7 @@ func (p *Pod) stopInit(ctx context.Context) error {
 		}
 		proc.Reap(procs.Monitor.Pid)
 	}
+	failpoint.Hit("init-deleted")
 	rootfs := filepath.Join(p.initBundle(), "rootfs")
 	err = errors.Join(
 		hostmount.Unmount(filepath.Join(p.dir(), "ns", "pid")),
@@ -142,6 +149,7 @@ func (p *Pod) stopInit(ctx context.Context) error {
 	if err := os.RemoveAll(p.initBundle()); err != nil {
 		return fmt.Errorf("stop first process: %w", err)
 	}
+	failpoint.Hit("init-removed")
 	p.mu.Lock()
 	p.init = running{}
 	p.mu.Unlock()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 
+	"sallyport/internal/failpoint"
 	"sallyport/sandbox/spec"
 )
 
@@ -53,6 +54,7 @@ func (p *Pods) Reserve(ctx context.Context, cfg spec.PodConfig) (*PodReservation
 		p.mu.Unlock()
 		return nil, fmt.Errorf("%s: %w", what, err)
 	}
+	failpoint.Hit("pod-key")
 	r := &PodReservation{id: newID(), key: k, cfg: cfg, pods: p}
 	p.mu.Lock()
 	p.podReserved[r.id] = r

@@ -14,6 +14,7 @@ import (
 
 	"sallyport/enforce"
 	"sallyport/internal/durable"
+	"sallyport/internal/failpoint"
 	"sallyport/sandbox/internal/proc"
 	"sallyport/sandbox/spec"
 )
@@ -63,10 +64,12 @@ func (p *Pods) unreserve(k key) error {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove record: %w", err)
 	}
+	failpoint.Hit("record-removed")
 	err = os.RemoveAll(p.keyDir(k))
 	if err != nil {
 		return fmt.Errorf("remove record: %w", err)
 	}
+	failpoint.Hit("key-freed")
 	return nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"sallyport/enforce"
+	"sallyport/internal/failpoint"
 	"sallyport/sandbox/internal/hostmount"
 	"sallyport/sandbox/spec"
 )
@@ -65,6 +66,7 @@ func (p *Pod) Reserve(ctx context.Context, cfg spec.ContainerConfig) (*Reservati
 	if err := s.reserve(k); err != nil {
 		return nil, fmt.Errorf("%s: %w", what, err)
 	}
+	failpoint.Hit("container-key")
 	undo.add(r.close)
 	if err := r.open(); err != nil {
 		return nil, fmt.Errorf("%s: %w", what, err)

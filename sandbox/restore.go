@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"sallyport/internal/durable"
+	"sallyport/internal/failpoint"
 	"sallyport/sandbox/internal/hostmount"
 	"sallyport/sandbox/internal/monitor"
 	"sallyport/sandbox/internal/proc"
@@ -171,6 +172,9 @@ func (p *Pods) prepare(boot string) error {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
 		}
+		if err := durable.Tidy(dir); err != nil {
+			return err
+		}
 	}
 	kept, here := filepath.Join(p.opt.State, "boot-id"), filepath.Join(p.opt.Root, "boot-id")
 	last, err := readSmall(kept)
@@ -207,6 +211,7 @@ func (p *Pods) prepare(boot string) error {
 	if err := durable.Replace(here, []byte(boot+"\n"), 0o600); err != nil {
 		return err
 	}
+	failpoint.Hit("boot-noted")
 	if last == boot {
 		return nil
 	}
@@ -283,10 +288,12 @@ func (p *Pods) restorePod(ctx context.Context, k key, r record) error {
 	pod.claimed.Store(r.Claimed)
 	pod.status.Store(&PodStatus{State: r.State, Created: r.Created, IPs: r.Pod.IPs, InitPid: r.Pod.Init.Container.Pid})
 	if r.State == Creating { // cut off: nobody has its ID
-		if err := pod.dismantle(ctx); err != nil {
-			return err
+		err := pod.dismantle(ctx)
+		if err == nil {
+			return p.unreserve(k)
 		}
-		return p.unreserve(k)
+		pod.leftover.Store(true) // one stuck pod must not cost the node the others
+		p.log.Warn("undo pod; it is tried again", "id", pod.id, "err", err)
 	}
 	pod.stopping = r.State == Stopped
 	p.mu.Lock()
@@ -322,10 +329,16 @@ func (p *Pods) restoreContainer(ctx context.Context, k key, r record) error {
 	c.procs = part.Processes
 	c.claimed.Store(r.Claimed)
 	if r.State == Creating { // cut off: nobody has its ID
-		if err := c.dismantle(ctx); err != nil {
-			return err
+		err := c.dismantle(ctx)
+		if err == nil {
+			return p.unreserve(k)
 		}
-		return p.unreserve(k)
+		p.log.Warn("undo container; it is tried again", "id", c.id, "err", err)
+		c.leftover.Store(true)
+		p.mu.Lock()
+		p.containers[c.id], p.ctrKeys[k] = c, c
+		p.mu.Unlock()
+		return nil
 	}
 	st := &ContainerStatus{State: r.State, Created: r.Created, Started: part.Started, Finished: part.Finished,
 		ExitCode: part.ExitCode, Reason: part.Reason, Message: part.Message, Resources: part.Resources}

@@ -90,6 +90,57 @@ func TestRestoreHalfMade(t *testing.T) {
 	r.Cancel()
 }
 
+// A kill between a file and its name leaves a file that nothing names: it goes with the pod, and the node
+// starts.
+func TestRestoreTidies(t *testing.T) {
+	n := newNode(t)
+	p := n.pod(podConfig("a"))
+	n.Close()
+	p.status.Store(&PodStatus{State: Creating})
+	must(t, p.save())
+	for _, dir := range []string{p.dir(), n.opt.Root, n.opt.State} {
+		must(t, os.WriteFile(filepath.Join(dir, ".tmp-1"), nil, 0o600))
+	}
+	n.start()
+	for _, path := range []string{p.dir(), filepath.Join(n.opt.Root, ".tmp-1"), filepath.Join(n.opt.State, ".tmp-1")} {
+		if _, err := os.Lstat(path); err == nil {
+			t.Errorf("%s is still there", path)
+		}
+	}
+}
+
+// What was half-made and cannot be taken back keeps neither the node from starting nor its name for ever.
+func TestRestoreStuck(t *testing.T) {
+	n := newNode(t)
+	p, other := n.pod(podConfig("a")), n.pod(podConfig("b"))
+	c, err := n.create(other, script("app", "sleep 1000"))
+	must(t, err)
+	n.Close()
+	p.status.Store(&PodStatus{State: Creating})
+	must(t, p.save())
+	c.status.Store(&ContainerStatus{State: Creating})
+	must(t, c.save())
+	var stuck []string
+	for _, dir := range []string{p.dir(), filepath.Join(c.bundle(), "mounts")} {
+		path := filepath.Join(dir, "stranger")
+		must(t, os.MkdirAll(filepath.Join(path, "full"), 0o700))
+		stuck = append(stuck, path)
+	}
+	n.start()
+	if _, err := n.Pod(other.ID()); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range stuck {
+		must(t, os.RemoveAll(path))
+	}
+	n.sweep(t.Context(), func(o object) bool { return o.leftover })
+	if got := n.List(); len(got) != 1 || got[0].ID() != other.ID() {
+		t.Errorf("pods = %v, want the other alone", got)
+	}
+	n.run(mustPod(t, n, other.ID()), script("app", "sleep 1000"))
+	n.pod(podConfig("a"))
+}
+
 // State that this boot must have and that is not there is not taken for a fresh node.
 func TestRestoreLostState(t *testing.T) {
 	n := newNode(t)

@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"time"
 
+	"sallyport/internal/failpoint"
 	"sallyport/sandbox/internal/proc"
 )
 
@@ -101,6 +102,7 @@ func (c *Container) stopLocked(ctx context.Context, f *stopFlight) error {
 			return err
 		}
 	}
+	failpoint.Hit("stop-signalled")
 	for f.left() > 0 {
 		select {
 		case <-c.exited:
@@ -137,6 +139,7 @@ func (c *Container) kill(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	failpoint.Hit("container-killed")
 	select {
 	case <-c.exited:
 		return nil
@@ -173,6 +176,7 @@ func (c *Container) endProcesses(ctx context.Context) error {
 			return fmt.Errorf("remove container %s: %w", c.id, err)
 		}
 	}
+	failpoint.Hit("runtime-deleted")
 	if err := endProcess(ctx, procs.Monitor, killWait); err != nil {
 		return fmt.Errorf("remove container %s: %w", c.id, err)
 	}

@@ -110,3 +110,20 @@ func TestFullDisk(t *testing.T) {
 	}
 	onlyFile(t, dir, "f")
 }
+
+// What a killed writer left is removed, and nothing else.
+func TestTidy(t *testing.T) {
+	dir := t.TempDir()
+	if err := WriteFile(filepath.Join(dir, "f"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, ".tmp-123"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []string{dir, filepath.Join(dir, "nowhere")} {
+		if err := Tidy(d); err != nil {
+			t.Errorf("Tidy(%s) = %v", d, err)
+		}
+	}
+	onlyFile(t, dir, "f")
+}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 
 	"sallyport/internal/durable"
+	"sallyport/internal/failpoint"
 	"sallyport/policy/bundle/layout"
 )
 
@@ -57,6 +58,9 @@ func (m *memory) load() error {
 	if m.dir == "" {
 		return nil
 	}
+	if err := errors.Join(durable.Tidy(m.dir), durable.Tidy(filepath.Join(m.dir, keptDir))); err != nil {
+		return fmt.Errorf("read policy state: %w", err)
+	}
 	text, err := os.ReadFile(m.path())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -99,6 +103,7 @@ func (m *memory) remember(namespace string, k mark, f files) error {
 			}
 		}
 	}
+	failpoint.Hit("policy-kept")
 	if !same {
 		m.state.Marks[namespace], m.dirty = k, true
 	}
@@ -117,6 +122,7 @@ func (m *memory) save() error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", errRemember, err)
 	}
+	failpoint.Hit("policy-marked")
 	m.dirty = false
 	return nil
 }

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/containernetworking/cni/libcni"
+
+	"sallyport/internal/failpoint"
 )
 
 // Errors that callers tell apart.
@@ -132,7 +134,9 @@ func (c *CNI) Attach(ctx context.Context, a Attachment) (Result, error) {
 	if err := c.keep(r); err != nil { // before ADD: see the package comment
 		return Result{}, fmt.Errorf("attach pod %s: %w", a.PodID, err)
 	}
+	failpoint.Hit("network-recorded")
 	res, err := c.add(ctx, conf.list, r)
+	failpoint.Hit("network-added")
 	if err == nil {
 		return res, nil
 	}
@@ -228,5 +232,8 @@ func (c *CNI) del(ctx context.Context, r *record) error {
 	if err := c.lib.DelNetworkList(ctx, list, r.runtimeConf(existing(r.NetNS))); err != nil {
 		return err
 	}
-	return c.forget(r.PodID)
+	failpoint.Hit("network-deleted")
+	err = c.forget(r.PodID)
+	failpoint.Hit("network-forgotten")
+	return err
 }

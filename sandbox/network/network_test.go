@@ -406,6 +406,25 @@ func TestRecover(t *testing.T) {
 	}
 }
 
+// A record that a kill kept from its name is nobody's.
+func TestRecoverTidies(t *testing.T) {
+	s := newSite(t)
+	if _, err := s.CNI.Attach(t.Context(), pod(t, "ab06")); err != nil {
+		t.Fatal(err)
+	}
+	litter := filepath.Join(s.CNI.dir(), ".tmp-1")
+	if err := os.WriteFile(litter, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.CNI = s.open(t, "boot-1")
+	if err := s.CNI.Recover(t.Context(), every); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(litter); err == nil || s.records(t) != 1 {
+		t.Errorf("after a restart: %v, %d records, want the one that is whole", err, s.records(t))
+	}
+}
+
 // The plugins are told which attachments remain.
 func TestRecoverCollects(t *testing.T) {
 	s := &site{conf: t.TempDir(), cache: t.TempDir()}

@@ -8,6 +8,8 @@ import (
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/types"
 	"golang.org/x/sync/errgroup"
+
+	"sallyport/internal/durable"
 )
 
 // atOnce bounds the plugin chains of a sweep.
@@ -18,7 +20,8 @@ const atOnce = 4
 // An error says what could not be detached; it is kept for Sweep and does not keep Attach from beginning,
 // for one broken attachment must not cost the node its network. Call it once, before the first Attach.
 func (c *CNI) Recover(ctx context.Context, live func(podID string) bool) error {
-	err := c.sweep(ctx, func(r *record) bool { return r.BootID == c.o.BootID && live(r.PodID) })
+	err := durable.Tidy(c.dir())
+	err = errors.Join(err, c.sweep(ctx, func(r *record) bool { return r.BootID == c.o.BootID && live(r.PodID) }))
 	// GC only here: while pods are being added, a plugin could take a new lease for a stale one.
 	err = errors.Join(err, c.gc(ctx))
 	c.recovered.Store(true)

@@ -19,7 +19,6 @@ import (
 	"google.golang.org/protobuf/proto"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"sallyport/audit"
 	"sallyport/test/node"
 )
 
@@ -44,6 +43,21 @@ func (w *world) traces() (out []string) {
 	add("lease", glob(w.Path("cni/leases/sallyport-test/10.*")))
 	add("CNI record", glob(w.Path("root/cni/*/results/*")))
 	add("port", glob("/sys/class/net/veth*"))
+	add("container layer", glob(w.Path("root/image/containers/*")))
+	add("image record", glob(w.Path("root/image/images/*")))
+	add("image layer", glob(w.Path("root/image/storage/overlay/*")))
+	add("temporary file", glob(w.Path("root/image/tmp/*")))
+	for _, dir := range []string{state, w.Path("root")} {
+		filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+			if err == nil && d.IsDir() && (d.Name() == "merged" || d.Name() == "diff" || d.Name() == "rootfs") {
+				return filepath.SkipDir
+			}
+			if err == nil && strings.HasPrefix(d.Name(), ".tmp-") {
+				out = append(out, "temporary file "+path)
+			}
+			return nil
+		})
+	}
 	mounts, _ := os.ReadFile("/proc/self/mountinfo")
 	for line := range strings.Lines(string(mounts)) {
 		at := strings.Fields(line)[4]
@@ -75,81 +89,6 @@ func (w *world) kill() {
 	w.t.Helper()
 	w.Daemon.Process.Kill()
 	w.Daemon.Wait()
-}
-
-// The daemon is killed at random moments of making and removing pods. After each restart the retry
-// succeeds; in the end nothing is left, what ran before runs on, and the audit log verifies.
-func TestKilledAnywhere(t *testing.T) {
-	w := start(t, nil, "")
-	image := w.push("open/app", v1.Config{})
-	_, stays, pod := w.running(image, "stays", "/bin/sleep", "100000")
-	imageID := w.pulled(image, pod)
-	before, was := w.state(stays), w.traces()
-	reapOrphans(t)
-	const rounds = 15
-	for i := range rounds {
-		cfg := w.Pod("default", fmt.Sprintf("killed-%d", i))
-		if i%3 == 0 {
-			cfg.Linux.SecurityContext.NamespaceOptions.Pid = cri.NamespaceMode_POD
-		}
-		c := node.Container("main", image, imageID, "/bin/sleep", "100000")
-		c.Linux.SecurityContext.NamespaceOptions.Pid = cfg.Linux.SecurityContext.NamespaceOptions.Pid
-		attempt := func() (string, error) {
-			podID, err := w.RunPod(w.ctx, cfg)
-			if err != nil {
-				return "", err
-			}
-			id, err := w.Create(w.ctx, podID, cfg, c)
-			if err == nil {
-				if err = w.Start(w.ctx, id); status.Code(err) == codes.FailedPrecondition {
-					err = nil // it had started
-				}
-			}
-			if err != nil {
-				return podID, err
-			}
-			if i%2 == 0 {
-				return podID, w.RemovePod(w.ctx, podID)
-			}
-			return podID, nil
-		}
-		done := inBackground(attempt)
-		delay := time.Duration(rand.IntN(350)) * time.Millisecond
-		time.Sleep(delay)
-		w.kill()
-		<-done
-		if err := w.StartDaemon(w.ctx); err != nil {
-			t.Fatalf("round %d, killed after %s: %v", i, delay, err)
-		}
-		podID, err := attempt()
-		if status.Code(err) == codes.AlreadyExists && i%2 == 0 { // it was stopped already, and not yet removed
-			w.clearBut("stays")
-			podID, err = attempt()
-		}
-		if err != nil {
-			t.Fatalf("round %d, killed after %s: the retry: %v", i, delay, err)
-		}
-		if list, err := w.Runtime.ListContainers(w.ctx, &cri.ListContainersRequest{Filter: &cri.ContainerFilter{PodSandboxId: podID}}); err != nil || i%2 == 1 && len(list.Containers) != 1 {
-			t.Errorf("round %d, killed after %s: ListContainers() = %v, %v, want one", i, delay, list, err)
-		}
-		if err := w.RemovePod(w.ctx, podID); err != nil {
-			t.Errorf("round %d, killed after %s: remove: %v", i, delay, err)
-		}
-	}
-	w.clearBut("stays") // of an even round: what was ready when the daemon died is the kubelet's to remove
-	if after := w.state(stays); !proto.Equal(before, after) {
-		t.Errorf("what ran before is now %v, was %v", after, before)
-	}
-	w.noTraces(was)
-	if err := w.StopDaemon(); err != nil {
-		t.Error(err)
-	}
-	if r, err := audit.Verify(w.Path("root/audit")); err != nil {
-		t.Errorf("audit log after %d kills: %v, %v", rounds, r, err)
-	}
-	if err := w.StartDaemon(w.ctx); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // clearBut removes all pods but one.
@@ -191,15 +130,6 @@ func reapOrphans(t *testing.T) {
 			time.Sleep(100 * time.Millisecond)
 		}
 	}()
-}
-
-func inBackground(f func() (string, error)) chan error {
-	done := make(chan error, 1)
-	go func() {
-		_, err := f()
-		done <- err
-	}()
-	return done
 }
 
 // noTraces waits until the node looks as it did.

@@ -22,6 +22,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sallyport/internal/failpoint"
 	"sallyport/sandbox/internal/ociruntime"
 	"sallyport/sandbox/internal/proc"
 )
@@ -131,6 +132,7 @@ func (m *Monitor) Create(ctx context.Context, c Container) (Running, error) {
 		syscall.Kill(pid, syscall.SIGKILL)
 		unix.Wait4(pid, nil, 0, nil)
 	}
+	failpoint.Hit("monitor-started")
 	id, err := proc.Of(pid)
 	if err == nil {
 		_, err = start.Write([]byte{0}) // conmon waits for it before it starts the runtime
@@ -140,6 +142,7 @@ func (m *Monitor) Create(ctx context.Context, c Container) (Running, error) {
 		return Running{}, fmt.Errorf("start conmon: %w", err)
 	}
 
+	failpoint.Hit("monitor-told")
 	stop := context.AfterFunc(ctx, func() { sync.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	child, err := readSync(sync)

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"sallyport/internal/failpoint"
 )
 
 // makeTimeout is long: Make takes 2 ms on an idle node.
@@ -90,6 +92,7 @@ func Make(ctx context.Context, o Options) (Set, error) {
 	if err := child.pin(job.set); err != nil {
 		return Set{}, fmt.Errorf("make namespaces: %w", err)
 	}
+	failpoint.Hit("namespaces-pinned")
 	return job.set, nil
 }
 
@@ -158,11 +161,13 @@ func pin(pid int, k kind, path string) error {
 		return fmt.Errorf("pin %s namespace: %w", k.file, err)
 	}
 	f.Close()
+	failpoint.Hit("pin-file")
 	source := "/proc/" + strconv.Itoa(pid) + "/ns/" + k.file
 	if err := unix.Mount(source, path, "", unix.MS_BIND, ""); err != nil {
 		os.Remove(path)
 		return fmt.Errorf("pin %s namespace at %s: %w", k.file, path, err)
 	}
+	failpoint.Hit("pin-mounted")
 	return nil
 }
 
@@ -172,6 +177,7 @@ func unpin(path string) error {
 	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("unpin namespace %s: %w", path, err)
 	}
+	failpoint.Hit("pin-unmounted")
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("unpin namespace: %w", err)
 	}
