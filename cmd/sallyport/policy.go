@@ -10,6 +10,7 @@ import (
 
 	"sallyport/policy"
 	"sallyport/policy/bundle"
+	"sallyport/policy/trial"
 )
 
 func policyCommand() *cobra.Command {
@@ -41,7 +42,7 @@ func checkPolicy(cmd *cobra.Command, dir string) error {
 	if _, err := os.Stat(filepath.Join(dir, "bundle.yaml")); err == nil {
 		return fmt.Errorf("check policy: %s is one bundle; give the directory that holds node/ and namespaces/", dir)
 	}
-	return readPolicy(cmd, "check policy", bundle.Options{Root: dir})
+	return readPolicy(cmd, "check policy", bundle.Options{Root: dir, Try: trial.Own})
 }
 
 // readPolicy reads a policy directory and describes what it found; what names the command in errors.

@@ -20,6 +20,7 @@ import (
 	"sallyport/policy"
 	"sallyport/policy/bundle"
 	"sallyport/policy/bundle/fetch"
+	"sallyport/policy/trial"
 )
 
 // policySource reads the policy directory and installs what it finds in the gate. It may be used
@@ -141,7 +142,7 @@ func (p *policySource) reload(ctx context.Context) error {
 
 // options say what to read and under what trust. Policy source "signed" has a state directory.
 func (p *policySource) options() bundle.Options {
-	o := bundle.Options{Root: p.dir, Scratch: p.scratch, Prev: p.set}
+	o := bundle.Options{Root: p.dir, Scratch: p.scratch, Prev: p.set, Try: trial.Own}
 	if p.state != "" {
 		o.Signed = &bundle.Signed{State: p.state, Now: later(time.Now(), p.latest())}
 		if p.stage != "" {

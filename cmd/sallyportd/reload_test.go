@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -123,4 +124,58 @@ func records(t *testing.T, dir string) (n int) {
 		t.Fatal(err)
 	}
 	return n
+}
+
+// A bundle whose own cases do not hold is not installed: the last good one judges on, and the case is
+// named in Status and in the log. Its twin, whose cases hold, is.
+func TestPolicyTriesItsOwnCases(t *testing.T) {
+	dir := t.TempDir()
+	p, logDir := newPolicySource(t, dir)
+	load := func(files map[string]string) string {
+		t.Helper()
+		putPolicy(t, dir, files)
+		if err := p.reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return p.gate.State().NodeHash
+	}
+	const ask = "-- request.yaml --\nnamespace: pay\nimage: registry.example/app\n-- want.yaml --\n"
+	good := load(map[string]string{
+		"node/bundle.yaml":       "name: node\nrevision: 1\n",
+		"node/requirements.yaml": "policies:\n- {name: all, images: [{glob: \"**\"}], authorities: [{static: {action: pass}}]}\n",
+		"node/tests/app.txtar":   ask + "decision: allow\n",
+	})
+	if p.trouble() != "" || !p.gate.State().Installed {
+		t.Fatalf("cases that hold: %q", p.trouble())
+	}
+	red := map[string]string{"node/bundle.yaml": "name: node\nrevision: 2\n", "node/tests/app.txtar": ask + "decision: deny\nrule: all\n"}
+	if now := load(red); now != good || !strings.Contains(p.trouble(), "tests/app.txtar: allowed; want a denial") {
+		t.Errorf("a case that does not hold: installed %t, trouble %q", now != good, p.trouble())
+	}
+	// A namespace's own cases are tried on its own layer; it disturbs nobody else.
+	ns := map[string]string{
+		"node/tests/app.txtar":                ask + "decision: allow\n",
+		"namespaces/pay/bundle.yaml":          "name: pay\n",
+		"namespaces/pay/requirements.yaml":    "policies:\n- {name: none, images: [{glob: \"**\"}], authorities: [{static: {action: fail}}]}\n",
+		"namespaces/pay/tests/nothing.txtar":  strings.Replace(ask, "namespace: pay\n", "", 1) + "decision: deny\nrule: none\nlayer: namespace pay\n",
+		"namespaces/shop/bundle.yaml":         "name: shop\n",
+		"namespaces/shop/requirements.yaml":   "policies:\n- {name: none, images: [{glob: \"**\"}], authorities: [{static: {action: fail}}]}\n",
+		"namespaces/shop/tests/pretend.txtar": "-- node/bundle.yaml --\n" + ask + "decision: allow\n",
+	}
+	load(ns)
+	if _, hit := p.set.For("pay"); hit != nil {
+		t.Errorf("pay, whose case holds: %v", hit)
+	}
+	if _, hit := p.set.For("shop"); hit == nil || hit.Rule != "policy-test" || !strings.Contains(hit.Msg, "brings a policy") {
+		t.Errorf("shop, whose case brings a policy: %v, want policy-test", hit)
+	}
+	found := 0
+	if err := audit.Read(logDir, func(r audit.Record) error {
+		if r.Event.Type == "policy" && r.Event.Outcome == "refused" && len(r.Event.Hits) > 0 && r.Event.Hits[0].Rule == "policy-test" {
+			found++
+		}
+		return nil
+	}); err != nil || found != 2 {
+		t.Errorf("%d records by policy-test, %v, want 2", found, err)
+	}
 }

@@ -6,6 +6,7 @@
 package bundle
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -31,6 +32,9 @@ type Options struct {
 	Prev    *Set   // what was read before; unchanged bundles are taken over, broken ones keep what it had
 	// Signed accepts only what root.json's signers signed; nil: plain files, as they lie there.
 	Signed *Signed
+	// Try tries the cases that a bundle brings before it takes the place of another (policy/trial.Own);
+	// nil: they are not tried. It gets bundles that changed, and must be fast and bounded.
+	Try func(context.Context, Staged) error
 }
 
 // Problem is something wrong that does not stop the rest.
@@ -101,7 +105,7 @@ func Read(o Options) (*Set, error) {
 		}
 		return s.finish(), nil
 	}
-	if s.node, err = one(root, place{dir: o.Root, sub: "node", kind: Node, name: "node", scratch: o.Scratch}, prev.node); err != nil {
+	if s.node, err = one(root, place{dir: o.Root, sub: "node", kind: Node, name: "node", scratch: o.Scratch, try: o.Try}, prev.node); err != nil {
 		return nil, err
 	}
 	if s.node == nil {
@@ -126,6 +130,7 @@ type place struct {
 	kind     Kind
 	name     string
 	scratch  string
+	try      func(context.Context, Staged) error
 }
 
 // one reads and compiles one bundle; nil if its directory is absent or empty. Where the files are
@@ -155,6 +160,9 @@ func one(root *os.Root, p place, prev *compiled) (*compiled, error) {
 		return nil, fmt.Errorf("%s: %w", at, err)
 	}
 	if err := c.notOlder(prev); err != nil {
+		return nil, fmt.Errorf("%s: %w", at, err)
+	}
+	if c, err = p.tried(c, f); err != nil {
 		return nil, fmt.Errorf("%s: %w", at, err)
 	}
 	return c, nil
@@ -197,7 +205,7 @@ func (s *Set) namespacesIn(root *os.Root, dir string) (names []string, err error
 }
 
 func (s *Set) readNamespace(root *os.Root, o Options, name string, prev *Set) {
-	p := place{dir: o.Root, sub: "namespaces/" + name, kind: Namespace, name: "namespace " + name, scratch: o.Scratch}
+	p := place{dir: o.Root, sub: "namespaces/" + name, kind: Namespace, name: "namespace " + name, scratch: o.Scratch, try: o.Try}
 	c, err := one(root, p, prev.bundles[name])
 	if err == nil && c == nil {
 		err = fmt.Errorf("%s: empty; it needs bundle.yaml and requirements.yaml or policy.json", filepath.Join(o.Root, p.sub))
@@ -207,7 +215,7 @@ func (s *Set) readNamespace(root *os.Root, o Options, name string, prev *Set) {
 		return
 	}
 	if s.bundles[name] = prev.bundles[name]; s.bundles[name] != nil {
-		s.problems = append(s.problems, Problem{Namespace: name, Msg: err.Error(), Kept: true})
+		s.problems = append(s.problems, Problem{Namespace: name, Msg: err.Error(), Kept: true, Rule: RuleOf(err)})
 		return
 	}
 	delete(s.bundles, name)

@@ -15,6 +15,7 @@ const (
 	RuleDelegation = "policy-delegation" // it is for somebody for whom its signers may not speak
 	RuleRollback   = "policy-rollback"   // an older one, or another one of the same revision
 	RuleRoot       = "policy-root"       // root.json itself
+	RuleTest       = "policy-test"       // its own cases do not hold
 )
 
 // Refused is a policy that was not accepted, and why.

@@ -1,6 +1,8 @@
 package bundle
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -385,5 +387,39 @@ func TestSignedRevocationsDoNotGoBack(t *testing.T) {
 	install(7, list(issued, "")) // the same list in a newer policy
 	if s := o.mustRead(); s.Node().Revision != 7 || len(s.Problems()) != 0 {
 		t.Errorf("same list: revision %d, %v, want 7", s.Node().Revision, s.Problems())
+	}
+}
+
+// A signed bundle whose own cases do not hold is refused like an older one, and raises no mark.
+func TestSignedCasesAreTried(t *testing.T) {
+	o := newOrg(t)
+	o.whole()
+	read := func(try func(context.Context, Staged) error) *Set {
+		t.Helper()
+		s, err := Read(Options{Root: o.dir, Signed: &Signed{State: o.mem, Now: o.now}, Try: try})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	read(nil)
+	c, f := o.policyOf(5, "pay")
+	f["tests/a.txtar"] = "-- want.yaml --\n"
+	o.install("namespaces/pay", o.build(c, f, "carol"))
+	red := func(_ context.Context, s Staged) error {
+		if s.Namespace != "pay" || len(s.Cases) != 1 || s.Layer.Revision != 5 {
+			t.Errorf("tried %+v", s)
+		}
+		return errors.New("tests/a.txtar: red")
+	}
+	s := read(red)
+	if l, _ := s.For("pay"); l.Revision != 4 || len(s.Problems()) != 1 || s.Problems()[0].Rule != RuleTest || !s.Problems()[0].Kept {
+		t.Errorf("a red case: revision %d, %v, want 4 kept by %s", l.Revision, s.Problems(), RuleTest)
+	}
+	if l, _ := read(func(context.Context, Staged) error { return nil }).For("pay"); l.Revision != 5 {
+		t.Errorf("a case that holds: revision %d, want 5", l.Revision)
+	}
+	if l, _ := read(red).For("pay"); l.Revision != 5 { // accepted before: not tried again
+		t.Errorf("accepted before: revision %d, want 5", l.Revision)
 	}
 }

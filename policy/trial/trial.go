@@ -1,6 +1,7 @@
 // Package trial tries cases on a policy: files of a policy directory, an act and the wanted decision, in
 // one txtar archive. It loads and judges with the code that the gate judges with. Cases may state claims
-// as though they had been verified, so nothing that admits anything may import it.
+// as though they had been verified, so no room that judges may import it, and
+// nothing but an error leaves it (security.TestStatedClaimsStayInTheirCases).
 package trial
 
 import (
@@ -68,23 +69,9 @@ type (
 // Run tries one case. Where its archive has no node/bundle.yaml, the policy is that of dir. An error says
 // what is wrong with the case, or how the decision differs from the wanted one.
 func Run(ctx context.Context, archive []byte, dir string) error {
-	c := trialCase{files: map[string][]byte{}}
-	for _, f := range txtar.Parse(archive).Files {
-		if !filepath.IsLocal(f.Name) || c.files[f.Name] != nil {
-			return fmt.Errorf("read case: file %q stands twice or leads outside", f.Name)
-		}
-		c.files[f.Name] = f.Data
-	}
-	for name, into := range map[string]any{"request.yaml": &c.request, "want.yaml": &c.want} {
-		if c.files[name] == nil {
-			return fmt.Errorf("read case: %s: missing", name)
-		}
-		if err := strict.Decode(c.files[name], into); err != nil {
-			return fmt.Errorf("read case: %s: %w", name, err)
-		}
-	}
-	if d := c.want.Decision; d != "allow" && d != "deny" || d == "deny" && c.want.Rule == "" || d == "allow" && c.want.Rule != "" {
-		return errors.New("read case: want.yaml: give decision allow, or deny with the rule that denies")
+	c, err := parse(archive)
+	if err != nil {
+		return err
 	}
 	set, err := c.load(dir)
 	if err != nil {
@@ -95,6 +82,28 @@ func Run(ctx context.Context, archive []byte, dir string) error {
 		return err
 	}
 	return c.compare(d)
+}
+
+func parse(archive []byte) (*trialCase, error) {
+	c := &trialCase{files: map[string][]byte{}}
+	for _, f := range txtar.Parse(archive).Files {
+		if !filepath.IsLocal(f.Name) || c.files[f.Name] != nil {
+			return nil, fmt.Errorf("read case: file %q stands twice or leads outside", f.Name)
+		}
+		c.files[f.Name] = f.Data
+	}
+	for name, into := range map[string]any{"request.yaml": &c.request, "want.yaml": &c.want} {
+		if c.files[name] == nil {
+			return nil, fmt.Errorf("read case: %s: missing", name)
+		}
+		if err := strict.Decode(c.files[name], into); err != nil {
+			return nil, fmt.Errorf("read case: %s: %w", name, err)
+		}
+	}
+	if d := c.want.Decision; d != "allow" && d != "deny" || d == "deny" && c.want.Rule == "" || d == "allow" && c.want.Rule != "" {
+		return nil, errors.New("read case: want.yaml: give decision allow, or deny with the rule that denies")
+	}
+	return c, nil
 }
 
 type trialCase struct {
@@ -143,11 +152,7 @@ func (c *trialCase) whole(set *bundle.Set, err error) (*bundle.Set, error) {
 
 // decide asks the layers as the gate does: each alone, joined by policy.Decide.
 func (c *trialCase) decide(ctx context.Context, set *bundle.Set) (policy.Decision, error) {
-	act, err := c.act()
-	if err != nil {
-		return policy.Decision{}, err
-	}
-	claims, err := c.claims(act)
+	act, claims, err := c.facts()
 	if err != nil {
 		return policy.Decision{}, err
 	}
@@ -170,14 +175,28 @@ func (c *trialCase) decide(ctx context.Context, set *bundle.Set) (policy.Decisio
 		}
 	}
 	for _, l := range layers {
-		var proved []policy.Claim
-		if act.Image != nil {
-			v := stated(l, claims).JudgeImage(ctx, *act.Image, policy.Evidence{TopManifest: top, InstanceManifest: manifest, Complete: true}, act.Now)
-			judged, proved = append(judged, v), v.Claims()
-		}
-		judged = append(judged, l.JudgeAct(ctx, act, proved))
+		judged = append(judged, judge(ctx, l, act, claims)...)
 	}
 	return policy.Decide(act, judged...), nil
+}
+
+// judge asks one layer.
+func judge(ctx context.Context, l *policy.Layer, act policy.Act, claims []policy.Claim) (judged []policy.Verdict) {
+	var proved []policy.Claim
+	if act.Image != nil {
+		v := stated(l, claims).JudgeImage(ctx, *act.Image, policy.Evidence{TopManifest: top, InstanceManifest: manifest, Complete: true}, act.Now)
+		judged, proved = append(judged, v), v.Claims()
+	}
+	return append(judged, l.JudgeAct(ctx, act, proved))
+}
+
+func (c *trialCase) facts() (policy.Act, []policy.Claim, error) {
+	act, err := c.act()
+	if err != nil {
+		return act, nil, err
+	}
+	claims, err := c.claims(act)
+	return act, claims, err
 }
 
 // The manifests of every case's image.
