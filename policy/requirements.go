@@ -59,9 +59,6 @@ type identity struct {
 	claims          map[string]string
 }
 
-// demand says what beside the signature must be proved.
-type demand struct{ logged, sct, timestamped bool }
-
 // side says which manifest must have been signed.
 type side uint8
 
@@ -103,8 +100,8 @@ func (r *Requirements) Lowered() (unlogged, withoutSCT bool) {
 	for _, p := range r.policies {
 		for _, a := range p.signers() {
 			if len(a.identities) > 0 {
-				unlogged = unlogged || !a.demand.logged
-				withoutSCT = withoutSCT || !a.demand.sct
+				unlogged = unlogged || a.demand.logs == 0
+				withoutSCT = withoutSCT || a.demand.scts == 0
 			}
 		}
 	}
@@ -178,7 +175,7 @@ func (p passed) and(q passed) passed {
 func (p requirement) judge(in ImageInput) (passed, string) {
 	ok, msg := p.anyOf(in)
 	if low := p.minimum.below(in.Image.Name); low != "" {
-		return passed{}, bounded(strings.TrimPrefix(low+"; "+msg, "; "))
+		return passed{}, bounded(strings.TrimSuffix(low+"; "+msg, "; "))
 	}
 	return ok, msg
 }
@@ -368,10 +365,10 @@ func (a authority) objection(in ImageInput, c Claim, att attestation) string {
 		return fmt.Sprintf("%s by %s: the key is valid %s", what, by(c), window(*a.key))
 	case !f.NotAfter.IsZero() && !in.Now.Before(f.NotAfter):
 		return fmt.Sprintf("%s by %s lapsed at %s", what, by(c), stamp(f.NotAfter))
-	case a.demand.logged && f.Logged < 1:
-		return fmt.Sprintf("%s by %s is in no transparency log (rekor: required)", what, by(c))
-	case a.demand.sct && f.SCTs < 1:
-		return fmt.Sprintf("%s by %s: its certificate is in no certificate log (sct: required)", what, by(c))
+	case f.Logged < a.demand.logs:
+		return fmt.Sprintf("%s by %s is in %s transparency log%s", what, by(c), count(f.Logged), missing("rekor", f.Logged, a.demand.logs))
+	case f.SCTs < a.demand.scts:
+		return fmt.Sprintf("%s by %s: its certificate is in %s certificate log%s", what, by(c), count(f.SCTs), missing("sct", f.SCTs, a.demand.scts))
 	case a.demand.timestamped && f.Signed.IsZero():
 		return fmt.Sprintf("%s by %s has no verified time (timestamp: required)", what, by(c))
 	case !a.built.IsZero() && f.Signed.Before(a.built):

@@ -39,8 +39,8 @@ type (
 		Key          *keyYAML          `yaml:"key"`
 		Static       *staticYAML       `yaml:"static"`
 		Quorum       *quorumYAML       `yaml:"quorum"`
-		Rekor        string            `yaml:"rekor" enum:"required,none"`
-		SCT          string            `yaml:"sct" enum:"required,none"`
+		Rekor        string            `yaml:"rekor" enum:"required,none" count:"yes"`
+		SCT          string            `yaml:"sct" enum:"required,none" count:"yes"`
 		Timestamp    string            `yaml:"timestamp" enum:"required,none"`
 		Subject      string            `yaml:"subject" enum:"any,index,instance"`
 		Attestations []attestationYAML `yaml:"attestations"`
@@ -232,34 +232,6 @@ func (y authorityYAML) compile(read func(string) ([]byte, error)) (authority, er
 		a.attestations = append(a.attestations, att)
 	}
 	return a, nil
-}
-
-// demands reads rekor, sct and timestamp. A short-lived certificate is worth something only at a
-// proved time, and one that no log holds may have been issued in secret, so for keyless all three are
-// required unless the text lowers them; a bare key proves who, with no log and no time.
-func (y authorityYAML) demands(a *authority) (err error) {
-	keyless := a.key == nil
-	for _, w := range []struct {
-		field, word string
-		into        *bool
-	}{{"rekor", y.Rekor, &a.demand.logged}, {"sct", y.SCT, &a.demand.sct}, {"timestamp", y.Timestamp, &a.demand.timestamped}} {
-		switch w.word {
-		case "":
-			*w.into = keyless
-		case "required":
-			*w.into = true
-		case "none":
-		default:
-			return fmt.Errorf("%s: %q; want required or none", w.field, w.word)
-		}
-	}
-	if keyless && !a.demand.timestamped {
-		return errors.New("timestamp: none; a short-lived certificate proves nothing without a time")
-	}
-	if !keyless && a.demand.sct {
-		return errors.New("sct: required; a key has no certificate")
-	}
-	return nil
 }
 
 func (y authorityYAML) compileStatic() (*static, error) {

@@ -151,6 +151,8 @@ func TestRequirementDenies(t *testing.T) {
 		{name: "key not yet", yaml: window, denied: early, good: keyed, rule: "by-key", want: "from 2026-11-22T12:00:01Z"},
 		{name: "key must be logged", yaml: byKey, denied: byKey + "    rekor: required\n", good: keyed, rule: "by-key", want: "in no transparency log"},
 		{name: "key must be timestamped", yaml: byKey, denied: byKey + "    timestamp: required\n", good: keyed, rule: "by-key", want: "has no verified time"},
+		{name: "two logs", yaml: payRelease + "    rekor: 2\n", good: func() claim.Fields { f := keyless(); f.Logged = 2; return f }(), change: func(f *claim.Fields) { f.Logged = 1 }, rule: "payments-release", want: "is in 1 transparency log, want 2 (rekor: 2)"},
+		{name: "three certificate logs", yaml: payRelease + "    sct: 3\n", good: func() claim.Fields { f := keyless(); f.SCTs = 3; return f }(), change: func(f *claim.Fields) { f.SCTs = 2 }, rule: "payments-release", want: "its certificate is in 2 certificate logs, want 3 (sct: 3)"},
 		{name: "rekor lowered", yaml: payRelease + "    rekor: none\n", denied: payRelease, good: func() claim.Fields { f := keyless(); f.Logged = 0; return f }(), rule: "payments-release", want: "in no transparency log"},
 		{name: "sct lowered", yaml: payRelease + "    sct: none\n", denied: payRelease, good: func() claim.Fields { f := keyless(); f.SCTs = 0; return f }(), rule: "payments-release", want: "in no certificate log"},
 	}

@@ -17,7 +17,7 @@ import (
 var update = flag.Bool("update", false, "write the published schema anew")
 
 // Compare fails unless packaging/schema/<name> is the schema of v, a struct with yaml tags. Further tags:
-// enum lists the words that a text may be, ref names another schema file, need makes a field required.
+// enum lists the words that a text may be, count admits a number instead, ref names another schema file, need makes a field required.
 func Compare(t *testing.T, name, title string, v any) {
 	t.Helper()
 	m := maker{defs: map[string]any{}}
@@ -91,6 +91,9 @@ func (m maker) field(f reflect.StructField) map[string]any {
 	s := m.of(f.Type)
 	if words := f.Tag.Get("enum"); words != "" {
 		s["enum"] = strings.Split(words, ",")
+	}
+	if f.Tag.Get("count") != "" {
+		s = map[string]any{"anyOf": []any{s, map[string]any{"type": "integer", "minimum": 1}}}
 	}
 	return s
 }
