@@ -84,9 +84,10 @@ func (c *collector) reserve(d ref.Digest, size int64) bool {
 
 // about starts to fetch what is said about the manifest d.
 func (c *collector) about(d ref.Digest) {
-	c.heads.Add(2)
+	c.heads.Add(3)
 	go func() { defer c.heads.Done(); c.referrers(d) }()
 	go func() { defer c.heads.Done(); c.legacy(d) }()
+	go func() { defer c.heads.Done(); c.attestation(d) }()
 }
 
 func isBundle(mediaType string) bool {
@@ -189,6 +190,21 @@ func (c *collector) legacy(d ref.Digest) {
 			return nil
 		})
 	}
+}
+
+// legacyAttestation is the media type of the envelopes at cosign's tag sha256-<hex>.att.
+const legacyAttestation = "application/vnd.dsse.envelope.v1+json"
+
+// attestation notices attestations at the tag sha256-<hex>.att, so that a denial can say why they do not
+// count. Nobody verifies them, so they are not read, and a registry that fails here hides nothing.
+func (c *collector) attestation(d ref.Digest) {
+	a, err := c.repo.Artifact(c.ctx, strings.Replace(d.String(), ":", "-", 1)+".att", maxManifest)
+	if err != nil || !slices.ContainsFunc(a.Layers, func(l registry.Descriptor) bool { return l.MediaType == legacyAttestation }) {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.out.Bundles = append(c.out.Bundles, enforce.Bundle{Subject: d, ArtifactType: legacyAttestation})
 }
 
 // result waits for everything and returns it in an order that does not depend on the network.

@@ -96,6 +96,28 @@ func TestEvidence(t *testing.T) {
 	}
 }
 
+// TestLegacyAttestation: attestations at the tag .att are noticed, and nothing else there is.
+func TestLegacyAttestation(t *testing.T) {
+	f := newFake(t, sigkit.Referrers)
+	e := newEnv(t, f.host)
+	d := push(t, f.host+"/a:v1", build(t, sigkit.ImageOptions{NoBusybox: true}))
+	tag := "/manifests/" + strings.Replace(d.String(), ":", "-", 1) + ".att"
+	list := func(mediaType string) string {
+		return `{"schemaVersion":2,"layers":[{"mediaType":"` + mediaType + `","size":1,"digest":"` + d.String() + `"}]}`
+	}
+	for kind, want := range map[string]int{legacyAttestation: 1, "application/octet-stream": 0} {
+		f.on(tag, answer(200, typeManifest, list(kind)))
+		ev := e.mustResolve(f.host + "/a:v1").Evidence()
+		if !ev.Complete || len(ev.Bundles) != want || want == 1 && (ev.Bundles[0].ArtifactType != legacyAttestation || ev.Bundles[0].Subject != d) {
+			t.Errorf("Evidence() with %s = %+v, want %d told of", kind, ev.Bundles, want)
+		}
+	}
+	f.on(tag, answer(500, "text/plain", ""))
+	if ev := e.mustResolve(f.host + "/a:v1").Evidence(); !ev.Complete || len(ev.Bundles) != 0 {
+		t.Errorf("Evidence() where .att fails = %+v, want complete and nothing", ev)
+	}
+}
+
 // TestEvidenceIncomplete: evidence that could not be read is told from evidence that is not there.
 func TestEvidenceIncomplete(t *testing.T) {
 	f := newFake(t, sigkit.Referrers)

@@ -210,10 +210,15 @@ func TestPanic(t *testing.T) {
 func TestLegacy(t *testing.T) {
 	d := ref.DigestOf(manifest)
 	v := must[policy.Verifier](t)(New(Options{}))
-	ev := policy.Evidence{Bundles: []policy.Bundle{{Subject: d, ArtifactType: "application/vnd.dsse.envelope.v1+json", JSON: []byte("{}")}}}
-	_, reasons, err := v.Verify(context.Background(), plain(t), ev, time.Now())
-	if err != nil || len(reasons) != 1 || !strings.Contains(reasons[0], "application/vnd.dsse.envelope.v1+json") {
-		t.Errorf("Verify() of a legacy attestation = %q, %v; want it named", reasons, err)
+	for kind, want := range map[string]string{
+		LegacyAttestation:                       "an attestation in cosign's older form (.att) is not supported",
+		"application/vnd.cncf.notary.signature": "application/vnd.cncf.notary.signature",
+	} {
+		ev := policy.Evidence{Bundles: []policy.Bundle{{Subject: d, ArtifactType: kind, JSON: []byte("{}")}}}
+		claims, reasons, err := v.Verify(context.Background(), plain(t), ev, time.Now())
+		if err != nil || len(claims) != 0 || len(reasons) != 1 || !strings.Contains(reasons[0], want) {
+			t.Errorf("Verify() of %s = %q, %v; want it named", kind, reasons, err)
+		}
 	}
 	// A bundle around a simple-signing payload signs the payload, not the manifest.
 	k, key := kit(t), newKey(t)

@@ -59,7 +59,14 @@ func (v *verifier) prove(img policy.Image, raw policy.Bundle, now time.Time) (p 
 	return v.proveKey(b, now)
 }
 
+// LegacyAttestation is the artifact type under which the image room tells of attestations that cosign
+// before v3 left at the tag sha256-<hex>.att; it does not fetch them.
+const LegacyAttestation = "application/vnd.dsse.envelope.v1+json"
+
 func parse(raw policy.Bundle) (parsed, error) {
+	if raw.ArtifactType == LegacyAttestation {
+		return parsed{}, errors.New("an attestation in cosign's older form (.att) is not supported; attest with Sigstore bundles (cosign v3, or --new-bundle-format)")
+	}
 	if raw.ArtifactType != "" && !strings.HasPrefix(raw.ArtifactType, "application/vnd.dev.sigstore.bundle") {
 		return parsed{}, fmt.Errorf("type %.80q is not supported; sign and attest with Sigstore bundles (cosign v3, or --new-bundle-format)", raw.ArtifactType)
 	}
@@ -137,7 +144,7 @@ func (v *verifier) proveKeyless(b parsed, cert *x509.Certificate) (proof, error)
 			errs = append(errs, err)
 			continue
 		}
-		d = b.raise(tr, d, sctCount(cert))
+		d = b.raise(tr, d, sctCount(cert), verify.WithoutIdentitiesUnsafe())
 		f, err := identity(cert, res.Signature.Certificate)
 		if err != nil {
 			return proof{}, err
@@ -152,17 +159,17 @@ func (v *verifier) proveKeyless(b parsed, cert *x509.Certificate) (proof, error)
 }
 
 // raise finds how many logs really vouch, where the bundle and the root offer more than one.
-func (b parsed) raise(tr *root.TrustedRoot, d demand, scts int) demand {
-	for d.logs > 0 && d.logs < min(len(b.entries), len(tr.RekorLogs())) {
+func (b parsed) raise(tm root.TrustedMaterial, d demand, scts int, who verify.PolicyOption) demand {
+	for d.logs > 0 && d.logs < min(len(b.entries), len(tm.RekorLogs())) {
 		more := demand{d.logs + 1, d.scts, d.timed}
-		if _, err := b.verify(tr, more, verify.WithoutIdentitiesUnsafe()); err != nil {
+		if _, err := b.verify(tm, more, who); err != nil {
 			break
 		}
 		d = more
 	}
-	for d.scts > 0 && d.scts < min(scts, len(tr.CTLogs())) {
+	for d.scts > 0 && d.scts < min(scts, len(tm.CTLogs())) {
 		more := demand{d.logs, d.scts + 1, d.timed}
-		if _, err := b.verify(tr, more, verify.WithoutIdentitiesUnsafe()); err != nil {
+		if _, err := b.verify(tm, more, who); err != nil {
 			break
 		}
 		d = more
@@ -243,9 +250,10 @@ func (v *verifier) underKey(b parsed, k key) (claim.Fields, *verify.Verification
 		if b.logged(tr) {
 			entry = true
 			for _, timed := range []bool{true, false} { // a log of Rekor v2 gives no time
-				res, err := b.verify(tm, demand{logs: 1, timed: timed}, verify.WithKey())
+				d := demand{logs: 1, timed: timed}
+				res, err := b.verify(tm, d, verify.WithKey())
 				if err == nil {
-					f.Logged = 1
+					f.Logged = b.raise(tm, d, 0, verify.WithKey()).logs
 					return f, res, nil
 				}
 				errs = append(errs, err)

@@ -15,6 +15,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"regexp"
 	"time"
 
 	"github.com/sigstore/sigstore-go/pkg/root"
@@ -196,8 +197,12 @@ func bound(bundles []policy.Bundle) error {
 	return nil
 }
 
+// noise is what sigstore-go prints of hashes as lists of bytes, and of errors that are nil.
+var noise = regexp.MustCompile(`\[\d+(?: \d+){8,}\]|%!w\(<nil>\)`)
+
 // oneLine makes text that may hold an attacker's words fit for one line of a denial.
 func oneLine(s string) string {
+	s = noise.ReplaceAllString(s, "-")
 	out := []rune{}
 	size := 0
 	for _, r := range s {
