@@ -1,7 +1,7 @@
 # make demo, make test; everything else: make help
 SHELL    := /bin/bash
-TAGS     := containers_image_openpgp exclude_graphdriver_btrfs
-export GOFLAGS := -tags=containers_image_openpgp,exclude_graphdriver_btrfs -buildvcs=false
+TAGS     := containers_image_openpgp,exclude_graphdriver_btrfs
+export GOFLAGS := -tags=$(TAGS) -buildvcs=false
 export GOTOOLCHAIN := local
 export SALLYPORT_DEPS ?= $(CURDIR)/.deps
 LDFLAGS  := -s -w
@@ -9,10 +9,10 @@ TIME     ?= 10s
 KILLS    ?= 500
 PKG      ?= ./...
 
-.PHONY: help build deps test demo bench fuzz kills mutants generate lint clean
+.PHONY: help build deps test e2e-sigstore record-sigstore demo bench fuzz kills mutants generate lint clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 17
 
 build: ## build the daemon, the operator CLI and the helper into bin/
 	@go build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/sallyportd ./cmd/sallyport
@@ -24,9 +24,18 @@ deps: ## install Debian packages and build runc, CNI plugins and the test regist
 test: deps build lint ## all tests; as root none may be skipped for want of root or a component
 	SALLYPORT_REQUIRE_ROOT=$$([ $$(id -u) = 0 ] && echo 1) go test -timeout 20m $(PKG)
 
+e2e-sigstore: deps ## sign with a real sigstore and cosign, judge without a network (the first time: minutes of building)
+	@test/deps.sh sigstore
+	SALLYPORT_REQUIRE_ROOT=1 go test -tags=$(TAGS),sigstore -count=1 -timeout 20m ./test/e2e-sigstore
+
+record-sigstore: deps ## write policy/sigstore/testdata/cosign3 anew with a real sigstore and cosign
+	@test/deps.sh sigstore
+	SALLYPORT_REQUIRE_ROOT=1 SALLYPORT_RECORD=$(CURDIR)/policy/sigstore/testdata/cosign3 go test -tags=$(TAGS),sigstore -count=1 -run TestRecord ./test/e2e-sigstore
+
 lint: ## gofmt and go vet
 	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "gofmt: $$out"; exit 1; }
 	go vet ./...
+	go vet -tags=$(TAGS),sigstore ./test/e2e-sigstore
 
 demo: deps build ## show the product on this machine; leaves nothing behind
 	@go build -o bin/ ./test/demo && bin/demo -bin bin -deps $(SALLYPORT_DEPS)

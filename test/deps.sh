@@ -2,9 +2,12 @@
 # Installs what Sallyport runs on: Debian packages, and into $SALLYPORT_DEPS runc, gVisor's runsc, the CNI
 # plugins and the test registry, built from their Go modules. Versions are pinned here and nowhere else. Debian's
 # own runc (1.1.5) is exploitable, so it is not used. Does nothing where all is in place.
+# "test/deps.sh sigstore" builds a sigstore for "make e2e-sigstore" into $SALLYPORT_DEPS/sigstore instead, which
+# takes some minutes the first time.
 set -euo pipefail
 deps=${SALLYPORT_DEPS:-$(cd "$(dirname "$0")/.." && pwd)/.deps}
 runc=v1.5.2 plugins=v1.9.1 registry=v3.1.2 runsc=v0.0.0-20260905035102-160fafc42237
+fulcio=v1.8.8 rekor=v2.3.0 timestamp=v2.1.3 cosign=v3.1.3
 packages=(gcc libc6-dev pkg-config libseccomp-dev conmon iptables nftables iproute2 busybox-static e2fsprogs strace)
 
 missing=()
@@ -27,6 +30,15 @@ install() {
 	GOFLAGS=-buildvcs=false GOBIN=$dir go install -trimpath "$@" "$module@$version"
 	echo "$version" >"$dir/.$name.version"
 }
+if [ "${1:-}" = sigstore ]; then
+	dir=$deps/sigstore/bin
+	mkdir -p "$dir"
+	CGO_ENABLED=0 install github.com/sigstore/fulcio $fulcio "$dir"
+	CGO_ENABLED=0 install github.com/sigstore/rekor-tiles/v2/cmd/rekor-server/posix $rekor "$dir"
+	CGO_ENABLED=0 install github.com/sigstore/timestamp-authority/v2/cmd/timestamp-server $timestamp "$dir"
+	CGO_ENABLED=0 install github.com/sigstore/cosign/v3/cmd/cosign $cosign "$dir"
+	exit
+fi
 CGO_ENABLED=1 install github.com/opencontainers/runc $runc "$deps/bin" -tags seccomp
 # runsc names its releases by day; its module's versions carry the same day.
 CGO_ENABLED=0 install gvisor.dev/gvisor/runsc $runsc "$deps/bin" -ldflags "-s -w -X gvisor.dev/gvisor/runsc/version.version=release-$(cut -d- -f2 <<<"$runsc" | cut -c1-8).0"

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -33,7 +32,7 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run()) // every test asks for root
 	}
 	if !node.Inside() {
-		bin, err := build()
+		bin, err := node.Build()
 		if err != nil {
 			fmt.Fprintln(os.Stderr, "build the daemon:", err)
 			os.Exit(1)
@@ -47,23 +46,6 @@ func TestMain(m *testing.M) {
 		scratch = dir
 		return m.Run()
 	}))
-}
-
-// build makes the programs as they are in the tree now, so that no stale one is tested.
-func build() (string, error) {
-	dir, err := os.MkdirTemp("/var/tmp", "sallyport-bin-")
-	if err != nil {
-		return "", err
-	}
-	for _, p := range []struct{ name, cgo string }{{"sallyportd", "1"}, {"sallyport-init", "0"}} {
-		cmd := exec.Command("go", "build", "-o", filepath.Join(dir, p.name), "sallyport/cmd/"+p.name)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED="+p.cgo)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			os.RemoveAll(dir)
-			return "", fmt.Errorf("%w: %s", err, out)
-		}
-	}
-	return dir, nil
 }
 
 // world is a node with a registry that holds what the tests pull.

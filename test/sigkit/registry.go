@@ -95,6 +95,20 @@ func Push(at string, what remote.Taggable) (ref.Digest, error) {
 	return ref.DigestOf(raw), nil
 }
 
+// Copy gives an image of one name another, with nothing that refers to it.
+func Copy(from, to string) error {
+	src, err := name.ParseReference(from, name.Insecure)
+	if err != nil {
+		return err
+	}
+	img, err := remote.Image(src)
+	if err != nil {
+		return err
+	}
+	_, err = Push(to, img)
+	return err
+}
+
 // emptyConfig is the config of artifacts (OCI image spec 1.1, "application/vnd.oci.empty.v1+json").
 var emptyConfig = static.NewLayer([]byte("{}"), "application/vnd.oci.empty.v1+json")
 
@@ -272,4 +286,13 @@ func bundleAnnotations(bundle []byte) map[string]string {
 		out["dev.sigstore.bundle.predicateType"] = s.PredicateType
 	}
 	return out
+}
+
+// Ping asks whether a registry answers at host:port.
+func Ping(host string) error {
+	resp, err := http.Get("http://" + host + "/v2/")
+	if err != nil {
+		return err
+	}
+	return resp.Body.Close()
 }
