@@ -2,6 +2,7 @@ package enforce
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"time"
 
@@ -11,9 +12,10 @@ import (
 
 // Opinion is what the gate would say of an act. It admits nothing: no admission can be made of it.
 type Opinion struct {
-	Allowed bool
-	Seq     uint64 // audit record of the question; 0 where none was written
-	Parts   []Part // by layer, in the order in which they spoke
+	Allowed  bool
+	Seq      uint64 // audit record of the question; 0 where none was written
+	Override string // that would let it pass, "name (ticket T) until TIME"; Allowed is false then
+	Parts    []Part // by layer, in the order in which they spoke
 }
 
 // Part is one layer's part of an opinion. "gate" and "floor" are layers too.
@@ -103,6 +105,9 @@ func (g *Gate) runFacts(r RunRequest) baseline.Facts {
 func (j *judgement) opinion() Opinion {
 	j.decision = policy.Decide(j.act, j.judged...)
 	out := Opinion{Allowed: j.decision.Allowed()}
+	if o, ok := j.excused(); ok && !out.Allowed && !j.stepped {
+		out.Override = fmt.Sprintf("%s (ticket %s) until %s", o.Name, o.Ticket, o.NotAfter.UTC().Format(time.RFC3339))
+	}
 	for _, v := range j.judged {
 		i := slices.IndexFunc(out.Parts, func(p Part) bool { return p.Layer == v.Layer() })
 		if i < 0 {

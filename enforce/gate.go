@@ -39,6 +39,8 @@ type Policies struct {
 	// Shadow are layers on trial for a namespace, called "shadow <name>" after the layer that each would
 	// replace. They are judged after the decision and change nothing. nil: none.
 	Shadow func(namespace string) []*policy.Layer
+	// Overrides are break-glass documents in force on this node (docs/policy.md).
+	Overrides []policy.Override
 }
 
 // Options are the parts of a Gate.

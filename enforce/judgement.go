@@ -115,9 +115,13 @@ func (j *judgement) conclude(ctx context.Context, gr *grant) (*permit, error) {
 func (j *judgement) settle(ctx context.Context) (audit.Receipt, error) {
 	j.decision = policy.Decide(j.act, j.judged...)
 	j.compare(ctx)
+	overridden := j.override()
 	ev := j.event()
 	if !j.decision.Allowed() {
-		return audit.Receipt{}, j.deny(ctx, ev)
+		if !overridden {
+			return audit.Receipt{}, j.deny(ctx, ev)
+		}
+		j.overrode(&ev)
 	}
 	input, err := json.Marshal(j.act)
 	if err != nil {
@@ -128,6 +132,9 @@ func (j *judgement) settle(ctx context.Context) (audit.Receipt, error) {
 		return audit.Receipt{}, err
 	}
 	j.gate.counts.add(j.act.Verb, "allow")
+	if overridden {
+		j.gate.counts.add(j.act.Verb, "override")
+	}
 	return receipt, nil
 }
 

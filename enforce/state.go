@@ -15,6 +15,7 @@ type State struct {
 	NodeHash  string            // its content hash
 	Source    string            // where policy comes from
 	AuditErr  error             // last failure to record
+	Overrides string            // break-glass documents in force now, one line; "" for none
 	Decisions map[string]uint64 // "<verb> allow" and "<verb> deny"
 	Shadow    map[string]uint64 // "<verb> would-deny" and "<verb> would-admit": where mode shadow differs
 	Denials   map[string]uint64 // "<verb> <rule>": by the first rule that denied
@@ -25,6 +26,8 @@ type State struct {
 // State is a snapshot.
 func (g *Gate) State() State {
 	s := State{Source: g.source, AuditErr: g.AuditError(), Decisions: g.counts.copy(), Shadow: g.shadows.copy(), Denials: g.denied.copy()}
+	now, _ := g.now()
+	s.Overrides = activeOverrides(g.policies.Load().Overrides, now)
 	if n := g.policies.Load().Node; n != nil {
 		s.Installed, s.NodeHash, s.Revision, s.NotAfter = true, n.Hash, n.Revision, n.NotAfter
 	}

@@ -42,6 +42,31 @@ func FuzzPolicyRoot(f *testing.F) {
 	})
 }
 
+// Whatever an override says, it is refused by one line, or it is for one image, one namespace, named rules,
+// a week at most and a number of times.
+func FuzzOverride(f *testing.F) {
+	const good = `{"schema": "sallyport.override/v1", "cluster": "prod", "nodes": ["node-*"], "namespace": "pay",
+ "digest": "sha256:abababababababababababababababababababababababababababababababab", "verbs": ["run"], "rules": ["a"], "ticket": "T-1",
+ "reason": "r", "notBefore": "2026-11-22T00:00:00Z", "notAfter": "2026-11-22T01:00:00Z", "maxUses": 3}`
+	if _, err := bundle.ParseOverride([]byte(good)); err != nil {
+		f.Fatal(err)
+	}
+	f.Add([]byte(good))
+	f.Add([]byte(`{"schema": "sallyport.override/v1", "verbs": ["exec"], "maxUses": -1}`))
+	f.Add([]byte(`{"schema": "sallyport.override/v1", "nodes": ["*", "("], "notAfter": "9999-12-31T23:59:59Z"}`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		o, err := bundle.ParseOverride(text)
+		if err != nil {
+			oneLine(t, err)
+			return
+		}
+		span := o.NotAfter.Sub(o.NotBefore)
+		if o.Digest.IsZero() || o.Namespace == "" || len(o.Rules) == 0 || len(o.Verbs) == 0 || o.MaxUses < 1 || span <= 0 || span > 7*24*time.Hour {
+			t.Fatalf("an override without bounds: %+v", o)
+		}
+	})
+}
+
 // Whatever an index, a manifest and a config say, a layout is refused by one line, or what it gives was
 // hashed: built again from it, it is the same policy.
 func FuzzPolicyLayout(f *testing.F) {

@@ -116,6 +116,10 @@ func policyTable(t *tabwriter.Writer, p wire.Policy) {
 		}
 		row(t, l.Name, fmt.Sprint(l.Revision), l.Mode, cut(l.Hash), until, force)
 	}
+	for _, o := range p.Overrides {
+		fmt.Fprintf(t, "override %s (ticket %s): rules %s for %s of %s in namespace %s until %s, used %d of %d times\n", printable(o.Name), printable(o.Ticket),
+			printable(strings.Join(o.Rules, ", ")), strings.Join(o.Verbs, " and "), cut(strings.TrimPrefix(o.Digest, "sha256:")), o.Namespace, stamp(o.NotAfter), o.Uses, o.MaxUses)
+	}
 	for _, problem := range p.Problems {
 		fmt.Fprintf(t, "problem: %s: %s\n", printable(problem.Layer), printable(problem.Msg))
 	}

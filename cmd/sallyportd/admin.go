@@ -56,6 +56,18 @@ func (d *daemon) policyStatus() wire.Policy {
 			}
 		}
 	}
+	for _, o := range set.Overrides() {
+		uses, err := o.Uses()
+		if err != nil {
+			uses = -1
+		}
+		w := wire.Override{Name: o.Name, ID: o.ID, Ticket: o.Ticket, Reason: o.Reason, Namespace: o.Namespace, Digest: o.Digest.String(),
+			Rules: o.Rules, NotBefore: o.NotBefore, NotAfter: o.NotAfter, Uses: uses, MaxUses: o.MaxUses}
+		for _, v := range o.Verbs {
+			w.Verbs = append(w.Verbs, string(v))
+		}
+		out.Overrides = append(out.Overrides, w)
+	}
 	return out
 }
 

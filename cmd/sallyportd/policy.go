@@ -29,6 +29,7 @@ type policySource struct {
 	dir     string           // constant
 	state   string           // constant; persistent memory of signed policy, "" where it is unsigned
 	scratch string           // constant; short-lived files of policy.json evaluation
+	node    string           // constant; this node's name
 	latest  func() time.Time // constant; the latest time that was recorded
 	gate    *enforce.Gate    // constant
 	log     *slog.Logger     // constant
@@ -111,7 +112,7 @@ func (p *policySource) reload(ctx context.Context) error {
 	}
 	same := p.set != nil && p.set.Hash() == set.Hash()
 	if !same {
-		if err := p.gate.Install(ctx, enforce.Policies{Node: set.Node(), For: set.For, Shadow: set.Shadow}); err != nil {
+		if err := p.gate.Install(ctx, enforce.Policies{Node: set.Node(), For: set.For, Shadow: set.Shadow, Overrides: set.Overrides()}); err != nil {
 			return fmt.Errorf("install policy: %w", err)
 		}
 		p.loaded = time.Now()
@@ -144,7 +145,7 @@ func (p *policySource) reload(ctx context.Context) error {
 func (p *policySource) options() bundle.Options {
 	o := bundle.Options{Root: p.dir, Scratch: p.scratch, Prev: p.set, Try: trial.Own}
 	if p.state != "" {
-		o.Signed = &bundle.Signed{State: p.state, Now: later(time.Now(), p.latest())}
+		o.Signed = &bundle.Signed{State: p.state, Now: later(time.Now(), p.latest()), Node: p.node}
 		if p.stage != "" {
 			o.Root, o.Signed.Anchor = p.stage, p.dir
 		}

@@ -64,6 +64,9 @@ func (s *Server) policyCondition() *v1.RuntimeCondition {
 	st := s.o.Gate.State()
 	c := &v1.RuntimeCondition{Type: PolicyEnforced, Status: true, Reason: "PolicyInstalled",
 		Message: fmt.Sprintf("node policy %.12s, source %s", st.NodeHash, st.Source)}
+	if st.Overrides != "" {
+		c.Message += "; " + st.Overrides
+	}
 	problem := ""
 	if s.o.PolicyProblem != nil {
 		problem = s.o.PolicyProblem()

@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -44,8 +45,16 @@ func Build(dir string, namespaces ...string) (map[string][]byte, ref.Digest, err
 	return layout.Build(layout.Config{Node: kind == Node, Namespaces: namespaces, Revision: c.manifest.revision}, f)
 }
 
-// ToSign is what a signature of the policy or of the root at path is about: the digest, and a root's
-// version (0: a policy).
+// isOverride reports whether text says that it is an override.
+func isOverride(text []byte) bool {
+	var y struct {
+		Schema string `json:"schema"`
+	}
+	return json.Unmarshal(text, &y) == nil && y.Schema == overrideSchema
+}
+
+// ToSign is what a signature of the policy, the override or the root at path is about: the digest, and a
+// root's version (0: another thing).
 func ToSign(path string) (ref.Digest, uint64, error) {
 	st, err := os.Stat(path)
 	if err != nil {
@@ -69,6 +78,13 @@ func ToSign(path string) (ref.Digest, uint64, error) {
 	if err != nil {
 		return ref.Digest{}, 0, fmt.Errorf("read %s: %w", path, cause(err))
 	}
+	if isOverride(text) {
+		o, err := parseOverride(text)
+		if err != nil {
+			return ref.Digest{}, 0, fmt.Errorf("read %s: %w", path, err)
+		}
+		return o.digest, 0, nil
+	}
 	r, err := ParseRoot(text)
 	if err != nil {
 		return ref.Digest{}, 0, fmt.Errorf("read %s: %w", path, err)
@@ -84,10 +100,10 @@ func WithSignature(path, signer string, b []byte) (map[string][]byte, error) {
 		return nil, err
 	}
 	out := map[string][]byte{}
+	if filepath.Base(signer) != signer || strings.HasPrefix(signer, ".") {
+		return nil, errors.New("sign: the signer's name is no file name")
+	}
 	if version > 0 {
-		if filepath.Base(signer) != signer || strings.HasPrefix(signer, ".") {
-			return nil, errors.New("sign root: the signer's name is no file name")
-		}
 		text, err := os.ReadFile(path)
 		if err != nil {
 			return nil, fmt.Errorf("read %s: %w", path, cause(err))
@@ -96,6 +112,9 @@ func WithSignature(path, signer string, b []byte) (map[string][]byte, error) {
 		out[filepath.Join(roots, fmt.Sprintf("%d.json", version))] = text
 		out[filepath.Join(roots, fmt.Sprintf("%d.%s.sigstore.json", version, signer))] = b
 		return out, nil
+	}
+	if st, err := os.Stat(path); err == nil && !st.IsDir() {
+		return map[string][]byte{strings.TrimSuffix(path, ".json") + "." + signer + ".sigstore.json": b}, nil
 	}
 	f, err := ReadDir(path)
 	if err != nil {

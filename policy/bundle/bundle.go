@@ -60,15 +60,16 @@ func (p Problem) String() string {
 // Set is everything that one reading found. It is immutable and may be used concurrently. The zero
 // Set denies everything.
 type Set struct {
-	node     *compiled
-	bundles  map[string]*compiled
-	layers   map[string]*policy.Layer
-	trials   map[string]*compiled // in mode shadow, by namespace; "" is the node's
-	broken   map[string]Refused   // namespace to why it has no layer
-	problems []Problem
-	root     string
-	hash     string
-	trust    *Root // nil: unsigned
+	node      *compiled
+	bundles   map[string]*compiled
+	layers    map[string]*policy.Layer
+	trials    map[string]*compiled // in mode shadow, by namespace; "" is the node's
+	broken    map[string]Refused   // namespace to why it has no layer
+	problems  []Problem
+	root      string
+	hash      string
+	trust     *Root // nil: unsigned
+	overrides []policy.Override
 }
 
 // Load reads root for the first time; see Read.
@@ -268,6 +269,9 @@ func (s *Set) finish() *Set {
 	for _, name := range slices.Sorted(maps.Keys(s.trials)) {
 		fmt.Fprintf(h, "shadow %q %s\n", name, s.trials[name].layer.Hash)
 	}
+	for _, o := range s.overrides {
+		fmt.Fprintf(h, "override %q %s\n", o.Name, o.ID)
+	}
 	for _, name := range slices.Sorted(maps.Keys(s.broken)) {
 		fmt.Fprintf(h, "broken %q %q\n", name, s.broken[name].Msg)
 	}
@@ -303,6 +307,9 @@ func (s *Set) For(namespace string) (*policy.Layer, *policy.Hit) {
 	}
 	return nil, nil
 }
+
+// Overrides are those for this node that had not ended when they were read, by the names of their files.
+func (s *Set) Overrides() []policy.Override { return slices.Clone(s.overrides) }
 
 // Floor is the hardening of a namespace: what the node policy gives it (its allowance, else the
 // node's own floor) met with the namespace's own. Whoever may run nothing gets the tightest floor.

@@ -42,6 +42,8 @@ type rootYAML struct {
 	TrustedRoot yaml.Node `yaml:"trustedRoot"`
 	Root        *roleYAML `yaml:"root"`
 	Node        *roleYAML `yaml:"node"`
+	Cluster     string    `yaml:"cluster"`
+	Override    *roleYAML `yaml:"override"`
 	Namespaces  []struct {
 		Pattern  string `yaml:"pattern"`
 		roleYAML `yaml:",inline"`
@@ -64,6 +66,8 @@ type Root struct {
 	verifier   policy.Verifier
 	root, node role
 	namespaces []delegation
+	cluster    string // name, which overrides must say; "" where there are none
+	override   *role  // nil: nobody may sign overrides
 }
 
 // signer is a public key, or a keyless identity.
@@ -137,7 +141,39 @@ func ParseRoot(text []byte) (*Root, error) {
 		d.role.what = fmt.Sprintf("namespaces %q", n.Pattern)
 		r.namespaces = append(r.namespaces, d)
 	}
-	return r, nil
+	return r, r.overriders(y)
+}
+
+// overriders reads who may sign overrides. A key that breaks glass signs nothing else: who can make policy
+// needs no override, and who holds the one must not slip in the other.
+func (r *Root) overriders(y rootYAML) error {
+	r.cluster = y.Cluster
+	if y.Override == nil {
+		return nil
+	}
+	o, err := r.role("override", *y.Override)
+	if err != nil {
+		return err
+	}
+	if y.Override.MinRevision != 0 {
+		return errors.New("override.minRevision: overrides have no revisions")
+	}
+	if !bundleName.MatchString(y.Cluster) {
+		return fmt.Errorf("cluster: %.80q; overrides must name the cluster, so give it a name", y.Cluster)
+	}
+	others := []role{r.root, r.node}
+	for _, d := range r.namespaces {
+		others = append(others, d.role)
+	}
+	for _, other := range others {
+		for _, s := range other.signers {
+			if slices.Contains(o.signers, s) {
+				return fmt.Errorf("override.signers: %s signs %s too; a key for overrides signs nothing else", s, other.what)
+			}
+		}
+	}
+	r.override = &o
+	return nil
 }
 
 // Version is the root's own revision.

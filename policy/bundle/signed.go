@@ -29,6 +29,7 @@ type Signed struct {
 	// from elsewhere: the first root.json is believed from here alone, and a policy that Root does not
 	// have is taken from here. "": there is no other than Root.
 	Anchor string
+	Node   string // this node's name, for overrides; "" has none
 }
 
 // Root is what the policies were accepted under; nil where they are unsigned.
@@ -59,6 +60,7 @@ func (s *Set) readSigned(root *os.Root, o Options, prev *Set) error {
 		return err
 	}
 	s.trust = t.root
+	s.overrides = t.overrides(root, o)
 	defer func() { s.problems = append(s.problems, t.problems...) }()
 	p := place{dir: o.Root, sub: "node", kind: Node, name: "node", scratch: o.Scratch, try: o.Try}
 	if s.node, err = t.settle(root, p, "", prev.node); err != nil || s.node == nil {

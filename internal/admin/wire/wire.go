@@ -56,6 +56,24 @@ type Policy struct {
 	Hash     string    `json:"hash"`   // over all layers; "" for none
 	Layers   []Layer   `json:"layers"` // the node's first
 	Problems []Problem `json:"problems"`
+	// Overrides are the break-glass documents for this node.
+	Overrides []Override `json:"overrides"`
+}
+
+// Override is a break-glass document that was verified.
+type Override struct {
+	Name      string    `json:"name"`
+	ID        string    `json:"id"`
+	Ticket    string    `json:"ticket"`
+	Reason    string    `json:"reason"`
+	Namespace string    `json:"namespace"`
+	Digest    string    `json:"digest"`
+	Verbs     []string  `json:"verbs"`
+	Rules     []string  `json:"rules"`
+	NotBefore time.Time `json:"notBefore"`
+	NotAfter  time.Time `json:"notAfter"`
+	Uses      int       `json:"uses"` // on this node; -1: the count cannot be read, and the override does not apply
+	MaxUses   int       `json:"maxUses"`
 }
 
 // Layer is one policy in force.
