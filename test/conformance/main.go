@@ -1,5 +1,6 @@
 // Command conformance runs the public CRI validation suite (critest of cri-tools, built elsewhere)
-// against a Sallyport node, and with -crictl also crictl's verbs. The node runs in namespaces of its
+// against a Sallyport node, and with -crictl also crictl's verbs; with -kubelet it runs a
+// kubelet instead. The node runs in namespaces of its
 // own, and stand-ins for the suite's images come from a registry there, so it needs no network and
 // leaves nothing behind. It exits 0 if nothing failed but what expected.txt names.
 package main
@@ -29,13 +30,14 @@ var expected string
 
 // options are what the command line says; paths are absolute.
 type options struct {
-	critest, crictl, shell, bin, deps, focus, skip, floor, out string
+	critest, crictl, kubelet, shell, bin, deps, focus, skip, floor, out string
 }
 
 func main() {
 	var o options
 	flag.StringVar(&o.critest, "critest", "", "the suite's program; empty: do not run it")
 	flag.StringVar(&o.crictl, "crictl", "", "crictl; empty: do not try its verbs")
+	flag.StringVar(&o.kubelet, "kubelet", "", "a kubelet, run alone with pods from a folder instead of the suite")
 	flag.StringVar(&o.shell, "shell", "", "a busybox for the images' /bin/sh that runs programs from PATH, not itself; empty: Debian's static one")
 	flag.StringVar(&o.bin, "bin", "bin", "folder with sallyportd, sallyport-init and standin")
 	flag.StringVar(&o.deps, "deps", ".deps", "folder with the real components")
@@ -44,13 +46,13 @@ func main() {
 	flag.StringVar(&o.floor, "floor", "privileged", "privileged: what the suite asks for is granted; default: the product's floor")
 	flag.StringVar(&o.out, "out", "", "folder for the suite's output, its JUnit report and the daemon's log; empty: none")
 	flag.Parse()
-	for _, path := range []*string{&o.critest, &o.crictl, &o.shell, &o.bin, &o.deps, &o.out} {
+	for _, path := range []*string{&o.critest, &o.crictl, &o.kubelet, &o.shell, &o.bin, &o.deps, &o.out} {
 		if *path != "" {
 			*path, _ = filepath.Abs(*path)
 		}
 	}
-	if o.critest == "" && o.crictl == "" || o.floor != "privileged" && o.floor != "default" {
-		fmt.Fprintln(os.Stderr, "conformance: want -critest or -crictl, and -floor privileged or default")
+	if o.critest == "" && o.crictl == "" && o.kubelet == "" || o.floor != "privileged" && o.floor != "default" {
+		fmt.Fprintln(os.Stderr, "conformance: want -critest, -crictl or -kubelet, and -floor privileged or default")
 		os.Exit(2)
 	}
 	os.Exit(node.Isolate(func(scratch string) int {
@@ -69,6 +71,9 @@ func main() {
 
 // run returns how many specs and verbs failed that were not expected to.
 func run(ctx context.Context, o options, scratch string) (failed int, err error) {
+	if o.kubelet != "" {
+		return kubelet(ctx, o, scratch)
+	}
 	server := sigkit.NewRegistry(sigkit.FallbackTag)
 	defer server.Close()
 	host := sigkit.Host(server)
