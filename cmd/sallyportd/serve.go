@@ -109,7 +109,8 @@ func (d *daemon) openGate(ctx context.Context) error {
 	}
 	key, err := envKey(filepath.Join(d.c.Root, "env.key"))
 	if err == nil {
-		d.gate, err = enforce.New(enforce.Options{Log: d.audit, Source: d.c.Policy.Source, EnvKey: key, ControlPaths: bothNames(d.c.ControlPaths())})
+		d.gate, err = enforce.New(enforce.Options{Log: d.audit, Source: d.c.Policy.Source, EnvKey: key, ControlPaths: bothNames(d.c.ControlPaths()),
+			KubeletDir: realPath(d.c.Runtime.Kubelet)}) // mounts are judged by the names that the kernel has for them
 	}
 	if err == nil {
 		d.figures = telemetry.New(d.scrape)

@@ -77,6 +77,7 @@ var checks = []check{
 	{"runtime.init", func(c Config) (string, string) { return absoluteOrEmpty(c.Runtime.Init) }},
 	{"runtime.cgroup_driver", func(c Config) (string, string) { return oneOf(c.Runtime.Cgroups, "cgroupfs") }},
 	{"runtime.cgroup_parent", func(c Config) (string, string) { return absolute(c.Runtime.Parent) }},
+	{"runtime.kubelet_dir", func(c Config) (string, string) { return absolute(c.Runtime.Kubelet) }},
 	{"network.conf_dir", func(c Config) (string, string) { return absolute(c.Network.ConfDir) }},
 	{"network.bin_dirs", func(c Config) (string, string) {
 		if len(c.Network.BinDirs) == 0 {

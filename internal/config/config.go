@@ -69,6 +69,7 @@ type Runtime struct {
 	Cgroups  string             `toml:"cgroup_driver" doc:"cgroupfs. The kubelet asks for it (RuntimeConfig)."`
 	AppArmor string             `toml:"apparmor_profile" doc:"Name of the loaded AppArmor profile for containers that ask for none. Empty: AppArmor is not used, and a container that asks for a profile is refused."`
 	Parent   string             `toml:"cgroup_parent" doc:"Cgroup of pods that name no parent."`
+	Kubelet  string             `toml:"kubelet_dir" doc:"The kubelet's --root-dir. What it makes there for a pod, its volumes and its hosts file, may be mounted into that pod."`
 }
 
 // Handler is one OCI runtime.
@@ -144,6 +145,7 @@ func Default() Config {
 			Handlers: map[string]Handler{"runc": {Type: "oci", Allowed: []string{}, Defaults: map[string]string{}}},
 			Cgroups:  "cgroupfs",
 			Parent:   "/sallyport",
+			Kubelet:  "/var/lib/kubelet",
 		},
 		Network: Network{ConfDir: "/etc/cni/net.d", BinDirs: []string{"/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni"}},
 		Streams: Streams{Address: "127.0.0.1:0", Idle: 4 * time.Hour, Most: 1000, MostOf: 100},

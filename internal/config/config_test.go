@@ -175,6 +175,7 @@ func TestCheck(t *testing.T) {
 		{"runtime.init", func(c *Config) { c.Runtime.Init = "init" }},
 		{"runtime.cgroup_driver", func(c *Config) { c.Runtime.Cgroups = "systemd" }},
 		{"runtime.cgroup_parent", func(c *Config) { c.Runtime.Parent = "x" }},
+		{"runtime.kubelet_dir", func(c *Config) { c.Runtime.Kubelet = "" }},
 		{"network.conf_dir", func(c *Config) { c.Network.ConfDir = "" }},
 		{"network.bin_dirs", func(c *Config) { c.Network.BinDirs = nil }},
 		{"network.bin_dirs", func(c *Config) { c.Network.BinDirs = []string{"bin"} }},

@@ -133,7 +133,11 @@ func sources(v *view) (out []string) {
 			say(m.Destination != "/sys" || m.Source != "/sys" || !v.Pod.HostNetwork || v.Pod.HostUsers,
 				"the node's sysfs is for /sys of a pod with a user namespace on the node's network")
 		case "host":
-			say(!v.admitsSource(m.Source), "the floor does not admit host path %q", m.Source)
+			hint := ""
+			if v.PodUID != "" && strings.Contains(m.Source, "/pods/"+v.PodUID+"/") {
+				hint = fmt.Sprintf("; the kubelet's directory is %s here: if its --root-dir is another, set runtime.kubelet_dir", v.kubeletDir())
+			}
+			say(!v.admitsSource(m.Source), "the floor does not admit host path %q%s", m.Source, hint)
 		default:
 			say(true, "the kind %q is unknown", m.Kind)
 		}
@@ -155,14 +159,10 @@ func (v *view) admitsSource(source string) bool {
 // kubelets reports whether the kubelet made source for this pod. The pod's UID is the API server's, so
 // no pod can name another's.
 func (v *view) kubelets(source string) bool {
-	dir := v.KubeletDir
-	if dir == "" {
-		dir = "/var/lib/kubelet"
-	}
 	if v.PodUID == "" || strings.ContainsRune(v.PodUID, '/') {
 		return false
 	}
-	pod := dir + "/pods/" + v.PodUID
+	pod := v.kubeletDir() + "/pods/" + v.PodUID
 	for _, sub := range []string{"containers", "etc-hosts", "volumes", "volume-subpaths"} {
 		if Beneath(source, pod+"/"+sub) {
 			return true
@@ -171,12 +171,19 @@ func (v *view) kubelets(source string) bool {
 	return false
 }
 
+func (v *view) kubeletDir() string {
+	if v.KubeletDir == "" {
+		return "/var/lib/kubelet"
+	}
+	return v.KubeletDir
+}
+
 // foreignControl are the sockets and state of other runtimes, and what makes a node a member of its
 // cluster. A control plane's own pods need some of them: each as a named exception.
 var foreignControl = []string{
 	"/etc/containerd", "/etc/crio", "/etc/kubernetes", "/run/containerd", "/run/cri-dockerd.sock", "/run/crio", "/run/docker",
 	"/run/docker.sock", "/run/podman", "/var/lib/containerd", "/var/lib/containers", "/var/lib/docker", "/var/lib/etcd",
-	"/var/lib/kubelet/config.yaml", "/var/lib/kubelet/pki",
+	"/var/lib/kubelet/config.yaml", "/var/lib/kubelet/pki", // wherever else the kubelet's own are, too
 }
 
 // ownControl are where our own socket, state, policy, store and configuration are unless the
@@ -196,7 +203,7 @@ func control(v *view) (out []string) {
 			continue // ours to give; where they may appear is sources' matter
 		}
 		source, excepted := canonicalRun(m.Source), v.excepted(m.Source)
-		for _, p := range slices.Concat(ours, foreignControl) {
+		for _, p := range slices.Concat(ours, foreignControl, []string{v.kubeletDir() + "/config.yaml", v.kubeletDir() + "/pki"}) {
 			switch {
 			case contains(ours, p) && Beneath(source, p):
 				out = append(out, fmt.Sprintf("mount %d at %q: %q is or lies in %q, which is ours and never mountable", i, m.Destination, m.Source, p))

@@ -246,6 +246,10 @@ func TestChecks(t *testing.T) {
 		{"B19", "root", source("host", "/x", "/"), func(s *scene) { s.floor.Privileged = Allow; s.floor.HostPaths = []string{"=/"} }},
 		{"B19", "containerd's socket", source("host", "/x", "/run/containerd/containerd.sock"), func(s *scene) { s.facts.Mounts[1].Source = "/run/containers.sock" }},
 		{"B19", "docker's socket", source("host", "/x", "/var/run/docker.sock"), func(s *scene) { s.floor.Privileged = Allow; s.floor.HostPaths = []string{"=/var/run/docker.sock"} }},
+		{"B19", "keys of a kubelet elsewhere", func(s *scene) {
+			s.facts.KubeletDir = "/srv/kubelet"
+			source("host", "/x", "/srv/kubelet/pki")(s)
+		}, func(s *scene) { s.facts.KubeletDir = "" }},
 		{"B19", "kubelet's keys", source("host", "/x", "/var/lib/kubelet/pki"), func(s *scene) { s.facts.Mounts[1].Source = "/var/lib/kubelet/plugins" }},
 		{"B20", "sysctl", func(s *scene) { s.spec.Linux.Sysctl = map[string]string{"kernel.core_pattern": "|/x"} }, func(s *scene) { s.spec.Linux.Sysctl = nil }},
 		{"B21", "no process limit", func(s *scene) { s.spec.Linux.Resources.Pids = nil }, func(s *scene) { s.spec.Linux.Resources.Pids = &specs.LinuxPids{Limit: ptr(int64(1))} }},

@@ -118,7 +118,7 @@ func kubelet(ctx context.Context, o options, scratch string) (failed int, err er
 			return 0, err
 		}
 	}
-	opts := node.Options{Scratch: scratch, Bin: o.bin, Deps: o.deps, Masq: true, Insecure: []string{host}, Policy: map[string]string{
+	opts := node.Options{Config: fmt.Sprintf("[runtime]\nkubelet_dir = %q\n", filepath.Join(scratch, "kubelet")), Scratch: scratch, Bin: o.bin, Deps: o.deps, Masq: true, Insecure: []string{host}, Policy: map[string]string{
 		"node/bundle.yaml": "name: node\nrevision: 1\nnamespaces: {unlisted: allow}\n",
 		"node/requirements.yaml": fmt.Sprintf("policies:\n- name: released\n  images:\n  - glob: \"**\"\n  authorities:\n  - keyless:\n      identities:\n      - issuer: %s\n        subject: %s\n",
 			signer.Issuer, signer.SAN),
@@ -170,12 +170,14 @@ func (t *trial) start(o options) (stop func(), err error) {
 		"--hostname-override", "node1", "--v", "2")
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 10 * time.Second
-	var log *os.File
-	if o.out != "" {
-		if log, err = os.Create(filepath.Join(o.out, "kubelet.log")); err != nil {
-			return nil, err
-		}
-	} else if log, err = os.Create(t.n.Path("kubelet.log")); err != nil {
+	dir := o.out
+	if dir == "" {
+		dir = t.n.Scratch
+	} else if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	log, err := os.Create(filepath.Join(dir, "kubelet.log"))
+	if err != nil {
 		return nil, err
 	}
 	cmd.Stdout, cmd.Stderr = log, log
