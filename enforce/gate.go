@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"sallyport/audit"
+	"sallyport/internal/span"
 	"sallyport/policy"
 	"sallyport/policy/baseline"
 )
@@ -182,6 +183,8 @@ func (g *Gate) now() (now time.Time, stepped bool) {
 
 // AdmitPull judges one image for one namespace before anything is copied.
 func (g *Gate) AdmitPull(ctx context.Context, r PullRequest) (PullAdmission, error) {
+	ctx, sp := traced(ctx, policy.VerbPull)
+	defer sp.End(nil)
 	j := g.judgement(policy.VerbPull, r.Namespace)
 	j.act.Image = &r.Image
 	j.image(ctx, r.Evidence)
@@ -191,6 +194,8 @@ func (g *Gate) AdmitPull(ctx context.Context, r PullRequest) (PullAdmission, err
 
 // AdmitPod judges the making of a pod's namespaces, cgroup and first process.
 func (g *Gate) AdmitPod(ctx context.Context, r PodRequest) (PodAdmission, error) {
+	ctx, sp := traced(ctx, policy.VerbPod)
+	defer sp.End(nil)
 	j := g.judgement(policy.VerbPod, r.Pod.Namespace)
 	j.act.Pod, j.podID = &r.Pod, r.PodID
 	j.require("pod-facts", r.Pod.Namespace, r.Pod.Name, r.Pod.UID, r.PodID, r.Config)
@@ -208,6 +213,8 @@ func (g *Gate) AdmitPod(ctx context.Context, r PodRequest) (PodAdmission, error)
 
 // AdmitRun judges one container: its image from stored evidence, and its final OCI spec.
 func (g *Gate) AdmitRun(ctx context.Context, r RunRequest) (RunAdmission, error) {
+	ctx, sp := traced(ctx, policy.VerbRun)
+	defer sp.End(nil)
 	j := g.judgement(policy.VerbRun, r.Pod.Namespace)
 	j.act.Image, j.act.Pod, j.act.Container, j.podID = &r.Image, &r.Pod, &r.Container, r.PodID
 	j.require("run-facts", r.Pod.Namespace, r.PodID, r.Container.ID, r.Container.Name, r.Spec, r.Config)
@@ -227,6 +234,8 @@ func (g *Gate) AdmitRun(ctx context.Context, r RunRequest) (RunAdmission, error)
 
 // AdmitUpdate judges a change to the resources of a live container.
 func (g *Gate) AdmitUpdate(ctx context.Context, r UpdateRequest) (UpdateAdmission, error) {
+	ctx, sp := traced(ctx, policy.VerbUpdate)
+	defer sp.End(nil)
 	j := g.judgement(policy.VerbUpdate, r.Pod.Namespace)
 	j.act.Pod, j.act.Container, j.act.Resources = &r.Pod, &r.Container, r.Resources
 	j.require("update-facts", r.Pod.Namespace, r.Container.ID, string(r.Resources))
@@ -240,6 +249,8 @@ func (g *Gate) AdmitUpdate(ctx context.Context, r UpdateRequest) (UpdateAdmissio
 // probe is durable before it runs, repeats are counted and summarised; anything else leaves a record
 // of its own.
 func (g *Gate) AdmitExec(ctx context.Context, r ExecRequest) (ExecAdmission, error) {
+	ctx, sp := traced(ctx, policy.VerbExec)
+	defer sp.End(nil)
 	j := g.judgement(policy.VerbExec, r.Pod.Namespace)
 	j.act.Pod, j.act.Container, j.act.Exec, j.podID = &r.Pod, &r.Container, &r.Exec, r.PodID
 	gr := &grant{subject: r.Container.ID, spec: r.Process}
@@ -303,6 +314,8 @@ func (g *Gate) Record(ctx context.Context, ev audit.Event) error {
 // append makes one record durable, with the redacted input that it was decided on (nil: none). A log
 // that failed is tried again now and then.
 func (g *Gate) append(ctx context.Context, ev audit.Event, input []byte) (audit.Receipt, error) {
+	ctx, sp := span.Start(ctx, span.Audit)
+	defer sp.End(nil)
 	r, err := g.write(ctx, ev, input)
 	if errors.Is(err, audit.ErrFailed) && g.mayReopen() && g.log.Reopen() == nil {
 		r, err = g.write(ctx, ev, input)

@@ -10,6 +10,7 @@ import (
 
 	"sallyport/audit"
 	"sallyport/image/ref"
+	"sallyport/internal/span"
 	"sallyport/policy"
 	"sallyport/policy/baseline"
 )
@@ -76,6 +77,9 @@ func (j *judgement) spec(spec string, facts baseline.Facts) {
 func (j *judgement) image(ctx context.Context, ev Evidence) {
 	ctx, cancel := context.WithTimeout(ctx, judgeLimit)
 	defer cancel()
+	ctx, sp := span.Start(ctx, span.Verify)
+	defer sp.End(nil)
+	sp.Set(span.Digest, j.act.Image.Instance.String())
 	if err := bound(*j.act.Image, ev); err != nil {
 		j.add(policy.Refusal("gate", "digest-mismatch", err.Error()))
 	}
@@ -91,6 +95,13 @@ func (j *judgement) image(ctx context.Context, ev Evidence) {
 		j.add(v)
 		j.add(layer.JudgeAct(ctx, j.act, v.Claims()))
 	}
+}
+
+// traced begins the span of a verdict.
+func traced(ctx context.Context, verb policy.Verb) (context.Context, *span.Span) {
+	ctx, sp := span.Start(ctx, span.Verdict)
+	sp.Set(span.Verb, string(verb))
+	return ctx, sp
 }
 
 // acts asks each layer's Rego where no image is involved.
@@ -148,7 +159,9 @@ func (j *judgement) mint(gr *grant, receipt audit.Receipt) *permit {
 // deny records a refusal, or counts it where the same one was recorded within five minutes.
 func (j *judgement) deny(ctx context.Context, ev audit.Event) error {
 	j.gate.counts.add(j.act.Verb, "deny")
-	j.gate.denied.add(j.act.Verb, counted(j.decision.Hits()))
+	rule := counted(j.decision.Hits())
+	j.gate.denied.add(j.act.Verb, rule)
+	span.Note(ctx, span.Rule, rule)
 	d := &Denied{Verb: j.act.Verb, Subject: j.subject(), Volume: j.act.Volume, Hits: j.decision.Hits()}
 	key := tallyKey(string(j.act.Verb), "", hashOf([]any{d.Subject, d.Volume, j.act.Namespace, d.Hits}), j.layers.effective)
 	if seen, ok := j.gate.denials.again(key, time.Now()); ok {

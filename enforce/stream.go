@@ -11,6 +11,8 @@ import (
 // AdmitAttach judges the way to a live container's first process, by the rules for commands. Each
 // attach leaves a record of its own.
 func (g *Gate) AdmitAttach(ctx context.Context, r AttachRequest) (AttachAdmission, error) {
+	ctx, sp := traced(ctx, policy.VerbAttach)
+	defer sp.End(nil)
 	j := g.judgement(policy.VerbAttach, r.Pod.Namespace)
 	j.act.Pod, j.act.Container, j.act.Exec, j.podID = &r.Pod, &r.Container, &r.Exec, r.PodID
 	j.require("attach-facts", r.Pod.Namespace, r.PodID, r.Container.ID)
@@ -25,6 +27,8 @@ func (g *Gate) AdmitAttach(ctx context.Context, r AttachRequest) (AttachAdmissio
 // AdmitPortForward judges connections to ports of a pod. The grant reaches the ports that were judged,
 // so none where none was named.
 func (g *Gate) AdmitPortForward(ctx context.Context, r PortForwardRequest) (PortForwardAdmission, error) {
+	ctx, sp := traced(ctx, policy.VerbPortForward)
+	defer sp.End(nil)
 	j := g.judgement(policy.VerbPortForward, r.Pod.Namespace)
 	j.act.Pod, j.act.Ports, j.podID = &r.Pod, slices.Clone(r.Ports), r.PodID
 	j.require("portforward-facts", r.Pod.Namespace, r.PodID)

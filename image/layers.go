@@ -21,6 +21,7 @@ import (
 	"sallyport/image/internal/registry"
 	"sallyport/image/ref"
 	"sallyport/internal/failpoint"
+	"sallyport/internal/span"
 )
 
 // downloads is how many layers of one pull are fetched at once.
@@ -60,7 +61,10 @@ func (t *transfer) run(ctx context.Context) ([]layer, error) {
 			case <-ctx.Done():
 				return ctx.Err()
 			case file := <-t.files[i]:
-				if err := t.unpack(i, file, &out[i]); err != nil {
+				_, sp := span.Start(ctx, span.Unpack)
+				sp.Set(span.Digest, m.Layers[i].Digest.String())
+				err := t.unpack(i, file, &out[i])
+				if sp.End(&err); err != nil {
 					return fmt.Errorf("unpack layer %s: %w", m.Layers[i].Digest, err)
 				}
 			}
@@ -121,7 +125,10 @@ func (t *transfer) proved(ctx context.Context, l *layer) (held layer, ok bool) {
 }
 
 // fetch downloads one blob into path and checks its size and digest.
-func (t *transfer) fetch(ctx context.Context, desc descriptor, path string) error {
+func (t *transfer) fetch(ctx context.Context, desc descriptor, path string) (err error) {
+	ctx, sp := span.Start(ctx, span.Fetch)
+	defer sp.End(&err)
+	sp.Set(span.Digest, desc.Digest.String())
 	body, err := t.source.repo.Blob(ctx, desc.Digest)
 	if err != nil {
 		return err

@@ -15,6 +15,7 @@ import (
 	"sallyport/enforce"
 	"sallyport/image/ref"
 	"sallyport/internal/failpoint"
+	"sallyport/internal/span"
 )
 
 // uses says which container's layer is over which image.
@@ -75,7 +76,10 @@ func (s *Store) end(id string) {
 // and returns the place. The layer is keyed by the container ID, g.Subject; calling again with a grant
 // for the same container gives the same mount. The layer is volatile: no sync waits for it, and it does
 // not outlive a reboot. A grant of another verb, or the zero Grant, is refused with ErrGrant.
-func (s *Store) Mount(ctx context.Context, g enforce.Grant) (Rootfs, error) {
+func (s *Store) Mount(ctx context.Context, g enforce.Grant) (_ Rootfs, err error) {
+	ctx, sp := span.Start(ctx, span.Mount)
+	defer sp.End(&err)
+	sp.Set(span.Container, g.Subject())
 	if !g.Valid() || g.Verb() != "run" || g.Subject() == "" || g.Image().ID.IsZero() {
 		return Rootfs{}, fmt.Errorf("mount image: %w: want an admitted run", ErrGrant)
 	}

@@ -17,6 +17,7 @@ import (
 	"sallyport/enforce"
 	"sallyport/image/ref"
 	"sallyport/internal/failpoint"
+	"sallyport/internal/span"
 )
 
 // Pull redeems adm at the store's gate and copies exactly what src.Image says, from the connection that
@@ -98,7 +99,10 @@ func (s *Store) copyOnce(ctx context.Context, src *Source, namespace string) (_ 
 }
 
 // bring puts what src is about into storage, whole.
-func (s *Store) bring(ctx context.Context, src *Source, namespace string) ([]layer, error) {
+func (s *Store) bring(ctx context.Context, src *Source, namespace string) (_ []layer, err error) {
+	ctx, sp := span.Start(ctx, span.Pull)
+	defer sp.End(&err)
+	sp.Set(span.Digest, src.image.Instance.String())
 	if src.image.Artifact != "" {
 		return s.copyArtifact(ctx, src, namespace)
 	}

@@ -9,6 +9,7 @@ import (
 	"sallyport/enforce"
 	"sallyport/image/internal/registry"
 	"sallyport/image/ref"
+	"sallyport/internal/span"
 )
 
 // Source is one image at one registry, resolved once. What Image says is what Pull copies, from the
@@ -46,7 +47,9 @@ func (s *Store) Resolve(ctx context.Context, n ref.Name, c Credentials) (*Source
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
+	ctx, sp := span.Start(ctx, span.Resolve)
 	src, err := s.resolve(ctx, canonical(n), c)
+	sp.End(&err)
 	if err != nil {
 		if ctx.Err() == context.DeadlineExceeded && !errors.Is(err, ErrUnavailable) {
 			err = fmt.Errorf("%w: no answer within %s", ErrUnavailable, s.timeout)
@@ -107,7 +110,9 @@ func (s *Store) read(ctx context.Context, src *Source, n ref.Name, top registry.
 	} else if err := s.readConfig(ctx, src, doc); err != nil {
 		return err
 	}
+	_, sp := span.Start(ctx, span.Evidence) // what of it the documents above did not cover
 	found := col.result()
+	sp.End(nil)
 	found.TopManifest, found.InstanceManifest, found.Fetched = top.Bytes, inst.Bytes, time.Now().UTC()
 	src.evidence = found
 	return nil

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"sallyport/internal/cri"
+	"sallyport/internal/span"
 	"sallyport/internal/telemetry"
 	"sallyport/policy"
 	"sallyport/sandbox"
@@ -162,3 +163,18 @@ func (d *daemon) countOOM(ctx context.Context) error {
 }
 
 func (d *daemon) streamed(e cri.StreamEnd) { d.figures.Streamed(telemetry.Stream(e)) }
+
+func (d *daemon) openTracing() (err error) {
+	if t := d.c.Tracing; t.Enable {
+		d.tracing, err = telemetry.NewTracing(telemetry.Collector{Endpoint: t.Endpoint, CA: t.CA, PerMillion: t.Rate, Version: version, Log: d.log})
+	}
+	return err
+}
+
+// tracer is nil where traces are off.
+func (d *daemon) tracer() *span.Tracer {
+	if d.tracing == nil {
+		return nil
+	}
+	return d.tracing.Tracer()
+}

@@ -46,6 +46,7 @@ type daemon struct {
 	pods    *sandbox.Pods
 	streams *stream.Server
 	figures *telemetry.Metrics
+	tracing *telemetry.Tracing // nil: off
 	admin   *admin.Server
 
 	networkMu sync.Mutex // guards the rest; held over a question to the network plugins
@@ -75,6 +76,9 @@ func serve(ctx context.Context, c config.Config) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.audit.Close()) }()
+	if err := d.openTracing(); err != nil {
+		return d.refused(ctx, err)
+	}
 	if err := d.openStores(); err != nil {
 		return d.refused(ctx, err)
 	}
@@ -206,7 +210,7 @@ func (d *daemon) openPods(ctx context.Context) (*cri.Server, error) {
 		Default:       d.c.Runtime.Default,
 		NetworkStatus: d.cni.Status, PolicyProblem: d.policy.trouble,
 		CreateTimeout: d.c.Timeout.Create, PullTimeout: d.c.Timeout.Pull, Slow: d.c.CRI.Slow,
-		Observe: d.figures.Observe, Pulled: d.figures.Pulled, Streamed: d.streamed, Log: d.log,
+		Observe: d.figures.Observe, Pulled: d.figures.Pulled, Streamed: d.streamed, Tracer: d.tracer(), Log: d.log,
 	})
 }
 
@@ -268,6 +272,9 @@ func (d *daemon) run(ctx context.Context, server *cri.Server) error {
 	g.Go(func() error { return d.reloadOnHangup(ctx) })
 	g.Go(func() error { return d.policy.Run(ctx) })
 	g.Go(func() error { return d.countOOM(ctx) })
+	if d.tracing != nil {
+		g.Go(func() error { return d.tracing.Run(ctx) })
+	}
 	g.Go(func() error {
 		m := d.c.Metrics
 		return d.figures.Serve(ctx, telemetry.Listener{Address: m.Address, Cert: m.Cert, Key: m.Key, Log: d.log})

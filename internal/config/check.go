@@ -129,6 +129,12 @@ var checks = []check{
 	}},
 	{"metrics.tls_cert", func(c Config) (string, string) { return keyPair(c.Metrics.Cert, c.Metrics.Key) }},
 	{"metrics.tls_key", func(c Config) (string, string) { return absoluteOrEmpty(c.Metrics.Key) }},
+	{"tracing.endpoint", func(c Config) (string, string) {
+		found, fix := reachable(c.Tracing.Endpoint, c.Tracing.CA, "127.0.0.1:4317")
+		return found, strings.Replace(fix, "tls_cert and tls_key", "tls_ca", 1)
+	}},
+	{"tracing.sampling_rate_per_million", func(c Config) (string, string) { return between(c.Tracing.Rate, 0, 1e6) }},
+	{"tracing.tls_ca", func(c Config) (string, string) { return absoluteOrEmpty(c.Tracing.CA) }},
 	{"stats.collection_period", func(c Config) (string, string) {
 		if p := c.Stats.Period; p != 0 && (p < time.Second || p > 10*time.Minute) {
 			return p.String(), "use 0 (read when asked) or 1s to 10m"

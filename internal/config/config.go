@@ -32,6 +32,7 @@ type Config struct {
 	Limits  Limits  `toml:"limits" doc:"Bounds that hold for every container."`
 	Timeout Timeout `toml:"timeout" doc:"Deadlines of each stage; a stage that has none could hang for ever."`
 	Metrics Metrics `toml:"metrics" doc:"Prometheus figures over HTTP."`
+	Tracing Tracing `toml:"tracing" doc:"OpenTelemetry traces of CRI calls, below the kubelet's own."`
 	Stats   Stats   `toml:"stats" doc:"What pods and containers use, as the CRI tells it."`
 }
 
@@ -126,6 +127,14 @@ type Metrics struct {
 	Key     string `toml:"tls_key" doc:"PEM file with the certificate's key."`
 }
 
+// Tracing is where traces go.
+type Tracing struct {
+	Enable   bool   `toml:"enable" doc:"Send traces. Calls never wait for the collector."`
+	Endpoint string `toml:"endpoint" doc:"IP address and port of an OTLP collector (gRPC). Beyond loopback only with tls_ca."`
+	Rate     int    `toml:"sampling_rate_per_million" doc:"Calls traced of a million that come without a trace. A call that comes with one is traced if its caller traces it."`
+	CA       string `toml:"tls_ca" doc:"PEM file of who signs the collector's certificate. Empty: no TLS."`
+}
+
 // Stats is how figures of pods and containers are collected.
 type Stats struct {
 	Period     time.Duration `toml:"collection_period" doc:"Collect so often and answer every call from the last pass. 0: read when asked."`
@@ -152,6 +161,7 @@ func Default() Config {
 		Image:   Image{RegistriesConf: "/etc/containers/registries.conf", AuthFile: "/etc/sallyport/auth.json", Pinned: []string{}},
 		Limits:  Limits{Pids: 4096, LogSize: 1 << 30},
 		Timeout: Timeout{Create: 4 * time.Minute, Pull: 30 * time.Minute, Network: 90 * time.Second, Runtime: 2 * time.Minute},
+		Tracing: Tracing{Endpoint: "127.0.0.1:4317"},
 		Stats:   Stats{PodMetrics: []string{"all"}},
 	}
 }

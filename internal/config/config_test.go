@@ -196,6 +196,9 @@ func TestCheck(t *testing.T) {
 		{"metrics.address", func(c *Config) { c.Metrics.Address = "10.0.0.1:9440" }},
 		{"metrics.tls_cert", func(c *Config) { c.Metrics.Key = "/etc/key.pem" }},
 		{"metrics.tls_key", func(c *Config) { c.Metrics.Cert, c.Metrics.Key = "/etc/cert.pem", "key.pem" }},
+		{"tracing.endpoint", func(c *Config) { c.Tracing.Endpoint = "10.0.0.1:4317" }},
+		{"tracing.sampling_rate_per_million", func(c *Config) { c.Tracing.Rate = 1000001 }},
+		{"tracing.tls_ca", func(c *Config) { c.Tracing.CA = "ca.pem" }},
 		{"stats.collection_period", func(c *Config) { c.Stats.Period = time.Millisecond }},
 		{"stats.included_pod_metrics", func(c *Config) { c.Stats.PodMetrics = []string{"cpus"} }},
 	} {

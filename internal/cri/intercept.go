@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	"sallyport/enforce"
@@ -32,10 +33,20 @@ func (s *Server) recover(ctx context.Context, req any, info *grpc.UnaryServerInf
 	return next(ctx, req)
 }
 
+// header is what the caller sent beside its request; "" for nothing.
+func header(ctx context.Context, name string) string {
+	if v := metadata.ValueFromIncomingContext(ctx, name); len(v) > 0 {
+		return v[0]
+	}
+	return ""
+}
+
 // observe counts, logs what was slow or failed, and names the calls that nobody serves.
 func (s *Server) observe(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 	begin := time.Now()
+	ctx, call := s.o.Tracer.Call(ctx, info.FullMethod, func(name string) string { return header(ctx, name) })
 	resp, err := next(ctx, req)
+	call.End(uint32(status.Code(err)), err != nil)
 	took, method, code := time.Since(begin), path.Base(info.FullMethod), status.Code(err)
 	if s.o.Observe != nil {
 		s.o.Observe(method, code.String(), took)

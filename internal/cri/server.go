@@ -15,6 +15,7 @@ import (
 
 	"sallyport/enforce"
 	"sallyport/image"
+	"sallyport/internal/span"
 	"sallyport/sandbox"
 	"sallyport/sandbox/spec"
 	"sallyport/sandbox/stats"
@@ -44,7 +45,7 @@ type StreamEnd struct {
 	In, Out int64 // bytes to the container or pod, and from it
 }
 
-// Options are the parts of a Server; all are needed but Observe, Pulled and Streamed.
+// Options are the parts of a Server; all are needed but Observe, Pulled, Streamed and Tracer.
 type Options struct {
 	Version       string // of the daemon, semver
 	Gate          *enforce.Gate
@@ -65,6 +66,7 @@ type Options struct {
 	Observe       func(method, code string, took time.Duration)
 	Pulled        func(outcome string, took time.Duration) // one pull ended
 	Streamed      func(StreamEnd)
+	Tracer        *span.Tracer // nil: calls are not traced
 	Log           *slog.Logger
 }
 

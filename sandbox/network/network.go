@@ -17,6 +17,7 @@ import (
 	"github.com/containernetworking/cni/libcni"
 
 	"sallyport/internal/failpoint"
+	"sallyport/internal/span"
 )
 
 // Errors that callers tell apart.
@@ -116,7 +117,10 @@ type Result struct {
 
 // Attach adds the pod to the network (ADD). If it fails, a DEL has been tried; what a failed DEL leaves is
 // kept for Sweep. It ends with ctx, or after the timeout of Options.
-func (c *CNI) Attach(ctx context.Context, a Attachment) (Result, error) {
+func (c *CNI) Attach(ctx context.Context, a Attachment) (_ Result, err error) {
+	ctx, sp := span.Start(ctx, span.Network)
+	defer sp.End(&err)
+	sp.Set(span.PodID, a.PodID)
 	if !c.recovered.Load() {
 		return Result{}, fmt.Errorf("attach pod %s: %w", a.PodID, ErrNotRecovered)
 	}

@@ -15,6 +15,8 @@ import (
 	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/version"
+
+	"sallyport/internal/span"
 )
 
 const (
@@ -56,6 +58,10 @@ func (runner) FindInPath(plugin string, dirs []string) (string, error) {
 // ExecPlugin implements invoke.Exec.
 func (runner) ExecPlugin(ctx context.Context, path string, stdin []byte, env []string) ([]byte, error) {
 	env, verb := environment(env)
+	ctx, sp := span.Start(ctx, span.Plugin)
+	defer sp.End(nil)
+	sp.Set(span.PluginName, filepath.Base(path))
+	sp.Set(span.Verb, verb)
 	for try := 1; ; try++ {
 		out, err := execute(ctx, path, stdin, env)
 		if errors.Is(err, syscall.ETXTBSY) && try < busyTries {

@@ -1,17 +1,22 @@
 package e2e
 
 import (
+	"encoding/hex"
 	"io"
 	"net/http"
+	"path"
 	"regexp"
 	"strings"
 	"testing"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	trace "go.opentelemetry.io/proto/otlp/trace/v1"
+	"google.golang.org/grpc/metadata"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"sallyport/test/node"
+	"sallyport/test/otlp"
 	"sallyport/test/streamclient"
 )
 
@@ -124,4 +129,83 @@ func TestCollectionPeriod(t *testing.T) {
 			t.Errorf("container metric %s, want cpu alone", x.Name)
 		}
 	}
+}
+
+// TestTracesNest: the stages of a pod's start stand below the kubelet's span, and nothing that a pod's
+// owner wrote is in them.
+func TestTracesNest(t *testing.T) {
+	c := otlp.Start(t)
+	w := start(t, nil, "[tracing]\nenable = true\nendpoint = \""+c.Address+"\"\n")
+	const theirs = "4bf92f3577b34da6a3ce929d0e0e4736"
+	image := w.push("open/app", v1.Config{Env: []string{"IMAGE_SECRET=topsecret"}})
+	w.ctx = metadata.AppendToOutgoingContext(w.ctx, "traceparent", "00-"+theirs+"-00f067aa0ba902b7-01")
+	podID, pod := w.pod("default", "traced")
+	ctr := node.Container("main", image, w.pulled(image, pod), "/bin/sh", "-c", "sleep 1000 # topsecret")
+	ctr.Envs = []*cri.KeyValue{{Key: "TOKEN", Value: []byte("topsecret")}}
+	id, err := w.Create(w.ctx, podID, pod, ctr)
+	if err == nil {
+		err = w.Start(w.ctx, id)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Runtime.ExecSync(w.ctx, &cri.ExecSyncRequest{ContainerId: id, Cmd: []string{"/bin/topsecret"}}); err == nil {
+		t.Error("a command that is not there ran")
+	}
+	w.Pull(w.ctx, w.push("closed/app", v1.Config{}), pod)
+	calls := map[string][]string{ // stages below each call, at any depth
+		"RunPodSandbox":   {"verdict", "audit record", "make namespaces", "network", "network plugin"},
+		"PullImage":       {"resolve image", "fetch evidence", "verdict", "verify image", "audit record", "pull layers", "fetch layer", "unpack layer"},
+		"CreateContainer": {"verdict", "verify image", "audit record", "mount rootfs", "monitor and runtime create"},
+		"StartContainer":  {"runtime"},
+		"ExecSync":        {"verdict", "runtime exec"},
+	}
+	missing := ""
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
+		if missing = lacks(c.Spans(), calls); missing == "" {
+			break
+		}
+	}
+	if missing != "" {
+		t.Errorf("no stage %s", missing)
+	}
+	rule := false
+	for _, s := range c.Spans() {
+		if hex.EncodeToString(s.TraceId) != theirs {
+			t.Errorf("span %s is of another trace", s.Name)
+		}
+		if text := s.String(); strings.Contains(text, "topsecret") || strings.Contains(text, "TOKEN") || strings.Contains(text, w.host) {
+			t.Errorf("a span tells too much: %s", text)
+		}
+		for _, a := range s.Attributes {
+			rule = rule || a.Key == "sallyport.rule"
+		}
+	}
+	if !rule {
+		t.Error("no span names the rule that denied")
+	}
+}
+
+// lacks names a stage that no call of the method has below it.
+func lacks(spans []*trace.Span, calls map[string][]string) string {
+	parents := map[string]*trace.Span{}
+	for _, s := range spans {
+		parents[string(s.SpanId)] = s
+	}
+	have := map[string]bool{}
+	for _, s := range spans {
+		top := s
+		for parents[string(top.ParentSpanId)] != nil {
+			top = parents[string(top.ParentSpanId)]
+		}
+		have[path.Base(top.Name)+" > "+s.Name] = true
+	}
+	for method, stages := range calls {
+		for _, stage := range stages {
+			if !have[method+" > "+stage] {
+				return method + " > " + stage
+			}
+		}
+	}
+	return ""
 }

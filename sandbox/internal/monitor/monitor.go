@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/internal/failpoint"
+	"sallyport/internal/span"
 	"sallyport/sandbox/internal/ociruntime"
 	"sallyport/sandbox/internal/proc"
 )
@@ -98,7 +99,9 @@ type Running struct {
 // Create starts conmon, which has the runtime create the container, and waits for the container's pid.
 // On an error, or when ctx ends first, conmon, the runtime and what they started have been killed; the
 // caller still has to delete the container at the runtime.
-func (m *Monitor) Create(ctx context.Context, c Container) (Running, error) {
+func (m *Monitor) Create(ctx context.Context, c Container) (_ Running, err error) {
+	ctx, sp := span.Start(ctx, span.Monitor)
+	defer sp.End(&err)
 	ctx, cancel := context.WithTimeoutCause(ctx, m.deadline, fmt.Errorf("no answer from conmon and %s in %v", c.Runtime.Handler(), m.deadline))
 	defer cancel()
 	sync, syncChild, err := os.Pipe()

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sallyport/internal/failpoint"
+	"sallyport/internal/span"
 )
 
 // makeTimeout is long: Make takes 2 ms on an idle node.
@@ -66,7 +67,9 @@ var kinds = []kind{
 // Make makes and pins the namespaces that o asks for, with loopback up, hostname and sysctls set. On an
 // error nothing of it is left. It may be called concurrently for different pods. It ends with ctx, or after
 // makeTimeout.
-func Make(ctx context.Context, o Options) (Set, error) {
+func Make(ctx context.Context, o Options) (_ Set, err error) {
+	ctx, sp := span.Start(ctx, span.Namespaces)
+	defer sp.End(&err)
 	ctx, cancel := context.WithTimeout(ctx, makeTimeout)
 	defer cancel()
 	job, err := plan(o)

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sallyport/internal/span"
 	"sallyport/sandbox/internal/proc"
 )
 
@@ -92,7 +93,10 @@ func (s stdio) close() {
 }
 
 // execute starts the command and waits for its end.
-func (r *Runtime) execute(ctx context.Context, e Exec, std stdio) (int, error) {
+func (r *Runtime) execute(ctx context.Context, e Exec, std stdio) (_ int, err error) {
+	ctx, sp := span.Start(ctx, span.Exec)
+	defer sp.End(&err)
+	sp.Set(span.Container, e.ID)
 	defer std.close()
 	process, err := memfile("process", e.Process)
 	if err != nil {

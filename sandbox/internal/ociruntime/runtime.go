@@ -13,6 +13,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"sallyport/internal/span"
 )
 
 // Deadline is how long one call of the runtime may take. A call takes 5 to 40 ms; a loaded node may
@@ -152,8 +154,11 @@ func (r *Runtime) Resume(ctx context.Context, id string) error {
 
 // run executes one verb and returns its standard output. The error carries the runtime's own last
 // message in one line. The ID must begin with a letter or digit, so that it is no option.
-func (r *Runtime) run(ctx context.Context, stdin []byte, args ...string) ([]byte, error) {
+func (r *Runtime) run(ctx context.Context, stdin []byte, args ...string) (_ []byte, err error) {
 	verb := args[0]
+	ctx, sp := span.Start(ctx, span.Runtime)
+	defer sp.End(&err)
+	sp.Set(span.Verb, verb)
 	if id := args[len(args)-1]; len(args) > 1 && strings.HasPrefix(id, "-") {
 		return nil, fmt.Errorf("run %s %s: bad container ID %q", r.opt.Handler, verb, id)
 	}
@@ -169,7 +174,7 @@ func (r *Runtime) run(ctx context.Context, stdin []byte, args ...string) ([]byte
 	var out, log capped
 	out.limit, log.limit = maxOutput, maxOutput
 	cmd.Stdout, cmd.Stderr = &out, &log
-	err := cmd.Run()
+	err = cmd.Run()
 	if err == nil {
 		return out.Bytes(), nil
 	}
