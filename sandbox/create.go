@@ -201,8 +201,12 @@ func (c *Container) assemble(ctx context.Context, grant enforce.Grant, r *Reserv
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
 	}
+	log, err := c.mountLog()
+	if err != nil {
+		return err
+	}
 	procs, err := s.monitor.Create(ctx, monitor.Container{
-		ID: c.id, Bundle: c.bundle(), ExitDir: s.exitDir(), Log: c.base.Ctr.Log, LogMax: s.opt.LogMax,
+		ID: c.id, Bundle: c.bundle(), ExitDir: s.exitDir(), Log: log, LogMax: s.opt.LogMax,
 		Terminal: c.want.Terminal, Stdin: stdin(c.cfg.Stdin, c.cfg.StdinOnce), Runtime: c.runtime,
 	})
 	if err != nil {
@@ -214,6 +218,24 @@ func (c *Container) assemble(ctx context.Context, grant enforce.Grant, r *Reserv
 	c.mu.Unlock()
 	return c.ownPipes(procs.Container)
 }
+
+// mountLog shows the log file's directory where the monitor finds it, without links, and gives the log
+// file's name there: the monitor opens it, and when it is moved away another, by name. "" is no log.
+func (c *Container) mountLog() (string, error) {
+	if c.base.Ctr.Log == "" {
+		return "", nil
+	}
+	path, err := hostmount.BindLog(c.pod.cfg.LogDirectory, c.cfg.LogPath, c.logMount())
+	if err != nil {
+		return "", err
+	}
+	if path != c.base.Ctr.Log {
+		return "", fmt.Errorf("mount log directory: it is %s now, it was %s: %w", path, c.base.Ctr.Log, ErrMismatch)
+	}
+	return filepath.Join(c.logMount(), filepath.Base(path)), nil
+}
+
+func (c *Container) logMount() string { return filepath.Join(c.bundle(), "log") }
 
 // mountVolume shows the image that was judged for a mount, or a part of it.
 func (c *Container) mountVolume(ctx context.Context, grant enforce.Grant, i int) error {
@@ -273,7 +295,7 @@ func (c *Container) dismantle(ctx context.Context) error {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove bundle: %w", err)
 	}
-	errs := []error{hostmount.Unmount(s.targetPin(c.id))}
+	errs := []error{hostmount.Unmount(s.targetPin(c.id)), hostmount.Unmount(c.logMount())}
 	for i := len(entries) - 1; i >= 0; i-- {
 		errs = append(errs, hostmount.Unmount(filepath.Join(c.bundle(), "mounts", entries[i].Name())))
 	}

@@ -1,6 +1,7 @@
 package hostmount
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -177,5 +178,36 @@ func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestBindLog: through the mount a log is written where it belongs, and no link is followed that is put
+// there afterwards (CVE-2025-0750).
+func TestBindLog(t *testing.T) {
+	roottest.Need(t)
+	dir := t.TempDir()
+	target, canary := filepath.Join(dir, "mount"), filepath.Join(dir, "canary")
+	if err := os.WriteFile(canary, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	path, err := BindLog(filepath.Join(dir, "logs"), "a/0.log", target)
+	if err != nil || path != filepath.Join(dir, "logs/a/0.log") {
+		t.Fatalf("BindLog() = %q, %v", path, err)
+	}
+	defer Unmount(target)
+	if err := os.WriteFile(filepath.Join(target, "0.log"), []byte("x"), 0o600); err != nil {
+		t.Error(err)
+	}
+	if data, err := os.ReadFile(path); err != nil || string(data) != "x" {
+		t.Errorf("log = %q, %v, want x", data, err)
+	}
+	if err := os.Symlink(canary, filepath.Join(dir, "logs/a/1.log")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(target, "1.log"), []byte("x"), 0o600); !errors.Is(err, unix.ELOOP) {
+		t.Errorf("write through a link = %v, want ELOOP", err)
+	}
+	if data, err := os.ReadFile(canary); err != nil || len(data) > 0 {
+		t.Errorf("canary = %q, %v", data, err)
 	}
 }
