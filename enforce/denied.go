@@ -20,6 +20,7 @@ type Denied struct {
 	Volume     string // where the subject is an image volume: its mount's destination
 	Hits       []policy.Hit
 	Seq        uint64 // audit record; 0 if it could not be recorded
+	Refetch    bool   // nothing but the stored evidence was wanting: newer evidence could change the answer
 	unrecorded error
 }
 

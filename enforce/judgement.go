@@ -25,6 +25,7 @@ type judgement struct {
 	detail   map[string]string
 	stepped  bool
 	judged   []policy.Verdict // one per layer at least; without any, the act is denied
+	wanting  int              // how many of them deny for want of evidence
 	decision policy.Decision
 	evidence *Evidence    // of the image that was judged; nil without one
 	shadow   []policy.Hit // what policies on trial would have said otherwise
@@ -41,6 +42,31 @@ func (g *Gate) judgement(verb policy.Verb, namespace string) *judgement {
 }
 
 func (j *judgement) add(v policy.Verdict) { j.judged = append(j.judged, v) }
+
+// addWanting adds a verdict on evidence, which denies for want of it or not at all.
+func (j *judgement) addWanting(v policy.Verdict) {
+	if !v.Allowed() {
+		j.wanting++
+	}
+	j.add(v)
+}
+
+// refetch reports whether every verdict that denies does so for want of evidence.
+func (j *judgement) refetch() bool {
+	denies := 0
+	for _, v := range j.judged {
+		if !v.Allowed() {
+			denies++
+		}
+	}
+	return denies > 0 && denies == j.wanting
+}
+
+// lacking reports whether a layer's verdict on an image denies because of what nobody has signed, or
+// signed lately: not because no rule is about the image, or somebody revoked it.
+func lacking(v policy.Verdict) bool {
+	return !v.Allowed() && !v.Transient() && !slices.ContainsFunc(v.Hits(), func(h policy.Hit) bool { return h.Rule == "no-rule" || h.Rule == "revoked" })
+}
 
 // require refuses an act whose facts are incomplete: an empty field never widens anything.
 func (j *judgement) require(rule string, facts ...string) {
@@ -84,7 +110,7 @@ func (j *judgement) image(ctx context.Context, ev Evidence) {
 		j.add(policy.Refusal("gate", "digest-mismatch", err.Error()))
 	}
 	if !ev.Complete {
-		j.add(policy.Refusal("gate", "evidence-incomplete", "signatures and attestations could not all be read: "+ev.Missing))
+		j.addWanting(policy.Refusal("gate", "evidence-incomplete", "signatures and attestations could not all be read: "+ev.Missing))
 	}
 	j.evidence = &ev
 	for _, layer := range j.layers.list() {
@@ -92,7 +118,11 @@ func (j *judgement) image(ctx context.Context, ev Evidence) {
 		if j.stepped && !v.Until().IsZero() {
 			v = policy.Refusal("gate", "clock-step", "the system clock went back by more than five minutes and the answer depends on an expiry; set the clock")
 		}
-		j.add(v)
+		if lacking(v) {
+			j.addWanting(v)
+		} else {
+			j.add(v)
+		}
 		j.add(layer.JudgeAct(ctx, j.act, v.Claims()))
 	}
 }
@@ -162,7 +192,7 @@ func (j *judgement) deny(ctx context.Context, ev audit.Event) error {
 	rule := counted(j.decision.Hits())
 	j.gate.denied.add(j.act.Verb, rule)
 	span.Note(ctx, span.Rule, rule)
-	d := &Denied{Verb: j.act.Verb, Subject: j.subject(), Volume: j.act.Volume, Hits: j.decision.Hits()}
+	d := &Denied{Verb: j.act.Verb, Subject: j.subject(), Volume: j.act.Volume, Hits: j.decision.Hits(), Refetch: j.refetch()}
 	key := tallyKey(string(j.act.Verb), "", hashOf([]any{d.Subject, d.Volume, j.act.Namespace, d.Hits}), j.layers.effective)
 	if seen, ok := j.gate.denials.again(key, time.Now()); ok {
 		d.Seq = seen.receipt.Seq()

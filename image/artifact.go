@@ -219,13 +219,19 @@ func (s *Store) publishArtifact(instance ref.Digest, dir string, files []layer) 
 			return fmt.Errorf("%w: file %q went away", storage.ErrLayerUnknown, f.Title) // start over
 		}
 	}
-	if len(s.index.records(instance)) > 0 {
-		return fmt.Errorf("%w: the stored files of artifact %s are not those of its manifest; remove it and pull it again", ErrCorrupt, instance)
+	if c, used := s.user(instance); used {
+		return fmt.Errorf("%w: the stored files of artifact %s are not those of its manifest and container %s uses them; remove that container", ErrCorrupt, instance, c)
 	}
 	if err := os.RemoveAll(s.artifactDir(instance)); err != nil {
 		return err
 	}
-	return os.Rename(dir, s.artifactDir(instance))
+	if err := os.Rename(dir, s.artifactDir(instance)); err != nil {
+		return err
+	}
+	for _, f := range files {
+		s.checked.mark(f.Chain)
+	}
+	return nil
 }
 
 // checkArtifact looks whether the files of a record are there, of the right kind and size. It reads none.
@@ -235,7 +241,9 @@ func (s *Store) checkArtifact(instance ref.Digest, files []layer) error {
 		return fmt.Errorf("%w: artifact %s: %w", ErrCorrupt, instance, err)
 	}
 	defer root.Close()
+	titles := map[string]bool{}
 	for _, f := range files {
+		titles[f.Title] = true
 		st, err := root.Lstat(filepath.FromSlash(f.Title))
 		if err != nil {
 			return fmt.Errorf("%w: file %q of artifact %s: %w", ErrCorrupt, f.Title, instance, err)
@@ -244,7 +252,15 @@ func (s *Store) checkArtifact(instance ref.Digest, files []layer) error {
 			return fmt.Errorf("%w: file %q of artifact %s is no file of %d bytes; remove the image and pull it again", ErrCorrupt, f.Title, instance, f.Size)
 		}
 	}
-	return nil
+	return fs.WalkDir(root.FS(), ".", func(at string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() && !titles[at] {
+			err = errors.New("the manifest has no such file")
+		}
+		if err != nil {
+			return fmt.Errorf("%w: file %q of artifact %s: %w", ErrCorrupt, at, instance, err)
+		}
+		return nil
+	})
 }
 
 // verifyArtifact hashes the stored manifest of an artifact again and compares it with the record.
@@ -310,7 +326,7 @@ func (s *Store) sweepArtifacts(inUse map[string]bool) error {
 
 // reusableFile is reusable for a file of an artifact.
 func (t *transfer) reusableFile(ctx context.Context, l *layer) bool {
-	if t.store.checkArtifact(t.source.image.Instance, []layer{*l}) != nil {
+	if t.store.checked.isBroken(l.Chain) || t.store.checkArtifact(t.source.image.Instance, []layer{*l}) != nil {
 		return false
 	}
 	held, ok := t.proved(ctx, l)

@@ -142,6 +142,40 @@ func (x *index) records(id ref.Digest) []*record {
 	return out
 }
 
+// instance is a record of one image with this manifest.
+func (x *index) instance(id, instance ref.Digest) *record {
+	for _, r := range x.records(id) {
+		if r.Instance == instance {
+			return r
+		}
+	}
+	return nil
+}
+
+// chain is what is known of a layer in storage.
+func (x *index) chain(id ref.Digest) layer {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	if c := x.chains[id]; c != nil {
+		return c.layer
+	}
+	return layer{}
+}
+
+// withChain are the records of all images that have a layer.
+func (x *index) withChain(chain ref.Digest) (out []*record) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	for _, names := range x.byID {
+		for _, r := range names {
+			if slices.ContainsFunc(r.Layers, func(l layer) bool { return l.Chain == chain }) {
+				out = append(out, r)
+			}
+		}
+	}
+	return out
+}
+
 func (x *index) ids() []ref.Digest {
 	x.mu.RLock()
 	defer x.mu.RUnlock()

@@ -105,10 +105,10 @@ func (t *transfer) download(ctx context.Context, dir string, out []layer) error 
 // and a config alone is given another tenant's private layer (gate.md).
 func (t *transfer) reusable(ctx context.Context, l *layer) bool {
 	held, ok := t.proved(ctx, l)
-	if !ok || !t.store.storage.Exists(l.Chain.Hex()) {
+	if !ok || t.store.checked.isBroken(l.Chain) || !t.store.storage.Exists(l.Chain.Hex()) {
 		return false
 	}
-	l.Size, l.Inodes, l.Origin = held.Size, held.Inodes, held.Origin
+	l.Size, l.Inodes, l.Tree, l.Origin = held.Size, held.Inodes, held.Tree, held.Origin
 	return true
 }
 
@@ -161,6 +161,11 @@ func (t *transfer) unpack(i int, file string, l *layer) error {
 	if i > 0 {
 		parent = t.chains[i-1].Hex()
 	}
+	if file != "" {
+		if err := t.store.replace(l); err != nil {
+			return err
+		}
+	}
 	stored, err := t.store.storage.Layer(id)
 	if file == "" {
 		return err
@@ -189,6 +194,7 @@ func (t *transfer) unpack(i int, file string, l *layer) error {
 			}
 		} else if err == nil {
 			t.made = append(t.made, id)
+			t.store.checked.mark(l.Chain)
 			failpoint.Hit("layer-committed")
 		}
 		if v.err != nil {
@@ -206,7 +212,11 @@ func (t *transfer) unpack(i int, file string, l *layer) error {
 		return fmt.Errorf("%w: stored layer has diff ID %s", ErrCorrupt, stored.UncompressedDigest)
 	}
 	l.Size = v.size
-	l.Inodes, err = countInodes(t.store.path("storage", "overlay", id, "diff"))
+	if known := t.store.index.chain(l.Chain); !known.Tree.IsZero() { // what was unpacked then, not what lies there now
+		l.Tree, l.Inodes = known.Tree, known.Inodes
+		return nil
+	}
+	l.Tree, l.Inodes, err = treeDigest(t.store.diffDir(l.Chain))
 	return err
 }
 
@@ -242,11 +252,6 @@ func (v *verifier) Read(p []byte) (int, error) {
 		}
 		v.done = true
 	}
-	return n, err
-}
-
-func countInodes(dir string) (n uint64, err error) {
-	err = filepath.WalkDir(dir, func(string, fs.DirEntry, error) error { n++; return nil })
 	return n, err
 }
 

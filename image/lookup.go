@@ -105,12 +105,14 @@ func (s *Store) Lookup(idOrName, userSpecified string) ([]Candidate, error) {
 	for _, r := range recs {
 		if !checked[r.Instance] {
 			if err := s.verifyRecord(r); err != nil {
+				s.index.markStale(r.Name) // a pull writes it anew
 				return nil, fmt.Errorf("look up %s: %w", r.Name, err)
 			}
 			checked[r.Instance] = true
 		}
 		ev, err := s.loadEvidence(r)
 		if err != nil {
+			s.index.markStale(r.Name)
 			return nil, err
 		}
 		name := r.Name

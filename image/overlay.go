@@ -19,7 +19,7 @@ import (
 // lowers opens the unpacked directories of an image's layers, topmost first. The caller closes them.
 func (s *Store) lowers(chains []ref.Digest) (files []*os.File, err error) {
 	for i := len(chains) - 1; i >= 0; i-- {
-		f, err := openPath(s.path("storage", "overlay", chains[i].Hex(), "diff"))
+		f, err := openPath(s.diffDir(chains[i]))
 		if err != nil {
 			closeAll(files)
 			return nil, fmt.Errorf("%w: layer %s: %w", ErrCorrupt, chains[i], err)

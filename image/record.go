@@ -50,6 +50,7 @@ type layer struct {
 	Chain  ref.Digest `json:"chain"`  // ID in storage
 	Size   int64      `json:"size"`   // bytes uncompressed
 	Inodes uint64     `json:"inodes"`
+	Tree   ref.Digest `json:"tree,omitzero"`   // treeDigest when it was unpacked; zero in records of 0.1 and of artifacts
 	Origin string     `json:"origin"`          // registry host that first served it
 	Title  string     `json:"title,omitempty"` // of an artifact's file: its path in the volume
 }

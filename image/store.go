@@ -12,6 +12,7 @@ package image
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -49,6 +50,11 @@ type Options struct {
 	OS, Arch string   // "" means the host's
 	Pinned   []string // names that the kubelet must not garbage-collect
 
+	ScrubRate    int64         // bytes a second of stored layers that are hashed in the background; 0: none
+	ScrubEvery   time.Duration // from the end of one such pass to the next
+	RefreshEvery time.Duration // how often registries are asked for newer evidence; 0: never
+	Log          *slog.Logger  // nil: nothing is said
+
 	ResolveTimeout time.Duration // for manifest, config and evidence together; 0 means 60 s
 }
 
@@ -62,17 +68,23 @@ type Store struct {
 	pinned     map[string]bool      // constant
 	timeout    time.Duration        // constant
 	key        []byte               // constant; MAC of records
-	lock       *os.File             // owned; flock on Root
-	index      *index               // has its own lock
-	evidence   *evidenceCache       // has its own lock
-	users      *userFileCache       // has its own lock
-	flights    singleflight.Group   // pulls by (namespace, name, instance)
-	pulls      pullCount            // has its own lock
-	recordMu   sync.Mutex           // serialises writing and removing records; held over disk
-	uses       uses                 // has its own lock
-	usage      usage                // has its own lock
-	moved      moved                // atomic
-	rootfs     sync.Map             // container ID -> *sync.Mutex; held over mount and unmount of one container
+	log        *slog.Logger         // constant
+
+	scrubPace                pace          // constant
+	scrubEvery, refreshEvery time.Duration // constant
+
+	lock     *os.File           // owned; flock on Root
+	index    *index             // has its own lock
+	evidence *evidenceCache     // has its own lock
+	users    *userFileCache     // has its own lock
+	checked  *checked           // has its own lock
+	flights  singleflight.Group // pulls by (namespace, name, instance)
+	pulls    pullCount          // has its own lock
+	recordMu sync.Mutex         // serialises writing and removing records; held over disk
+	uses     uses               // has its own lock
+	usage    usage              // has its own lock
+	moved    moved              // atomic
+	rootfs   sync.Map           // container ID -> *sync.Mutex; held over mount and unmount of one container
 }
 
 // Open opens or makes the store under o.Root. A second daemon on the same root gets ErrLocked. Records
@@ -83,7 +95,11 @@ func Open(o Options) (*Store, error) {
 		return nil, errors.New("open image store: no gate")
 	}
 	s := &Store{gate: o.Gate, root: o.Root, timeout: o.ResolveTimeout, index: newIndex(),
-		evidence: newEvidenceCache(), users: newUserFileCache(), pinned: map[string]bool{}}
+		evidence: newEvidenceCache(), users: newUserFileCache(), pinned: map[string]bool{},
+		log: o.Log, scrubPace: pace(o.ScrubRate), scrubEvery: o.ScrubEvery, refreshEvery: o.RefreshEvery}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
 	if s.timeout == 0 {
 		s.timeout = time.Minute
 	}
@@ -136,6 +152,9 @@ func (s *Store) openDisk(o Options) error {
 		return err
 	}
 	if s.key, err = loadKey(s.path("record.key")); err != nil {
+		return err
+	}
+	if s.checked, err = openChecked(filepath.Join(o.RunRoot, "checked")); err != nil {
 		return err
 	}
 	if s.storage, err = openStorage(s.path("storage"), filepath.Join(o.RunRoot, "storage")); err != nil {

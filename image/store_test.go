@@ -127,7 +127,13 @@ func (e *env) admit(src *Source, namespace string) enforce.PullAdmission {
 func (e *env) pull(name, namespace string) (Image, error) {
 	e.t.Helper()
 	src := e.mustResolve(name)
-	return e.Pull(context.Background(), src, e.admit(src, namespace))
+	im, err := e.Pull(context.Background(), src, e.admit(src, namespace))
+	if err == nil { // whatever was pulled hashes to what it was
+		if err := e.CheckBytes(context.Background(), src.Image()); err != nil {
+			e.t.Errorf("CheckBytes() after the pull: %v", err)
+		}
+	}
+	return im, err
 }
 
 func (e *env) mustPull(name string) Image {

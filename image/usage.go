@@ -44,9 +44,9 @@ func (s *Store) Usage(containerID string) (u Usage, ok bool) {
 	return u, ok
 }
 
-// Run measures the writable layers from time to time until ctx ends: an overlay's upper directory can
-// only be walked, so this is done off the path of any call.
-func (s *Store) Run(ctx context.Context) error {
+// measureLoop measures the writable layers from time to time until ctx ends: an overlay's upper directory
+// can only be walked.
+func (s *Store) measureLoop(ctx context.Context) error {
 	for {
 		s.measureAll(ctx)
 		select {

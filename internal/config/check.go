@@ -78,6 +78,19 @@ var checks = []check{
 	{"runtime.cgroup_driver", func(c Config) (string, string) { return oneOf(c.Runtime.Cgroups, "cgroupfs") }},
 	{"runtime.cgroup_parent", func(c Config) (string, string) { return absolute(c.Runtime.Parent) }},
 	{"runtime.kubelet_dir", func(c Config) (string, string) { return absolute(c.Runtime.Kubelet) }},
+	{"image.scrub_rate", func(c Config) (string, string) {
+		if c.Image.ScrubRate < 0 {
+			return "negative", "use 0 to hash nothing in the background"
+		}
+		return "", ""
+	}},
+	{"image.scrub_every", func(c Config) (string, string) { return atLeast(c.Image.ScrubEvery, time.Minute) }},
+	{"image.refresh_evidence_every", func(c Config) (string, string) {
+		if c.Image.RefreshEvery == 0 {
+			return "", ""
+		}
+		return atLeast(c.Image.RefreshEvery, time.Minute)
+	}},
 	{"network.conf_dir", func(c Config) (string, string) { return absolute(c.Network.ConfDir) }},
 	{"network.bin_dirs", func(c Config) (string, string) {
 		if len(c.Network.BinDirs) == 0 {
@@ -295,4 +308,11 @@ func oneOf(v string, known ...string) (found, fix string) {
 		return "", ""
 	}
 	return fmt.Sprintf("%q", v), "use " + strings.Join(known, " or ")
+}
+
+func atLeast(d, least time.Duration) (string, string) {
+	if d < least {
+		return d.String(), fmt.Sprintf("use %s or more", least)
+	}
+	return "", ""
 }

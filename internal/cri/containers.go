@@ -20,11 +20,14 @@ import (
 func (s *Server) StartContainer(ctx context.Context, req *v1.StartContainerRequest) (*v1.StartContainerResponse, error) {
 	c, err := s.findContainer(req.GetContainerId())
 	if err == nil {
+		err = s.startBytes(ctx, c)
+	}
+	if err == nil {
 		err = c.Start(ctx)
 	}
 	if errors.Is(err, sandbox.ErrNeedsAdmission) {
 		var adm enforce.RunAdmission
-		if adm, err = s.admitStart(ctx, c); err == nil {
+		if adm, err = s.admitStart(ctx, c, nil); err == nil {
 			err = c.StartAdmitted(ctx, adm)
 		}
 	}
@@ -35,8 +38,8 @@ func (s *Server) StartContainer(ctx context.Context, req *v1.StartContainerReque
 }
 
 // admitStart asks the gate once more about a container as it was created: the same image, spec and
-// configuration, the evidence as stored now.
-func (s *Server) admitStart(ctx context.Context, c *sandbox.Container) (enforce.RunAdmission, error) {
+// configuration, the evidence as stored now. refused is what else speaks against it.
+func (s *Server) admitStart(ctx context.Context, c *sandbox.Container, refused []enforce.Hit) (enforce.RunAdmission, error) {
 	img := c.Image()
 	found, err := s.o.Images.Lookup(img.ID.String(), img.Name.String())
 	if err != nil {
@@ -55,7 +58,7 @@ func (s *Server) admitStart(ctx context.Context, c *sandbox.Container) (enforce.
 			pod := c.Pod()
 			return s.o.Gate.AdmitRun(ctx, enforce.RunRequest{
 				Pod: podFacts(pod.Config()), PodID: pod.ID(), Container: containerFacts(c.Config(), c.ID(), c.Sealed().Weakenings),
-				Image: f.Image, Evidence: f.Evidence, Spec: string(text), Config: c.SealedText(), Resolved: c.Resolved(), Volumes: volumes,
+				Image: f.Image, Evidence: f.Evidence, Spec: string(text), Config: c.SealedText(), Resolved: c.Resolved(), Volumes: volumes, Refusals: refused,
 			})
 		}
 	}

@@ -143,12 +143,17 @@ func (s *Server) runRequest(ctx context.Context, res *sandbox.Reservation, cfg s
 		Pod: podFacts(pod), PodID: res.Pod().ID(), Container: containerFacts(cfg, res.ID(), out.Weakenings), Image: c.Image, Evidence: c.Evidence,
 		Spec: string(out.JSON), Config: sealed, Resolved: res.Resolved(), Refusals: hits(out.Refusals),
 	}
-	if req.Volumes, err = s.volumes(cfg.Mounts, req.Resolved, pod.Namespace); err != nil {
+	if req.Volumes, err = s.volumes(ctx, cfg.Mounts, req.Resolved, pod.Namespace); err != nil {
 		return fail(err)
 	}
 	if !c.UsableIn(pod.Namespace) {
 		req.Refusals = append(req.Refusals, noAccess(c, pod.Namespace))
 	}
+	changed, err := s.wholeBytes(ctx, c.Image)
+	if err != nil {
+		return fail(err)
+	}
+	req.Refusals = append(req.Refusals, changed...)
 	return req, nil
 }
 

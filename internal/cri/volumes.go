@@ -1,6 +1,7 @@
 package cri
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -14,7 +15,7 @@ import (
 
 // volumes finds what the gate judges of the images that mounts of a container show. The mount N of
 // resolved that shows an image is the one asked for at its destination.
-func (s *Server) volumes(asked []spec.Mount, resolved []enforce.Mount, namespace string) (out []enforce.Volume, err error) {
+func (s *Server) volumes(ctx context.Context, asked []spec.Mount, resolved []enforce.Mount, namespace string) (out []enforce.Volume, err error) {
 	for n, r := range resolved {
 		i := slices.IndexFunc(asked, func(m spec.Mount) bool { return m.Image != nil && m.Destination == r.Destination })
 		if r.Kind != "image" || i < 0 {
@@ -28,7 +29,13 @@ func (s *Server) volumes(asked []spec.Mount, resolved []enforce.Mount, namespace
 			return nil, fmt.Errorf("%w at %s: %w", sandbox.ErrImageVolume, r.Destination, err)
 		}
 		for _, c := range found {
-			out = append(out, volume(n, c, namespace))
+			v := volume(n, c, namespace)
+			changed, err := s.wholeBytes(ctx, c.Image)
+			if err != nil {
+				return nil, fmt.Errorf("%w at %s: %w", sandbox.ErrImageVolume, r.Destination, err)
+			}
+			v.Refusals = append(v.Refusals, changed...)
+			out = append(out, v)
 		}
 	}
 	return out, nil
@@ -67,13 +74,8 @@ func (s *Server) volumesOf(c *sandbox.Container) (out []enforce.Volume, err erro
 // stale are the names whose stored evidence was not enough for a request that was denied.
 func stale(req enforce.RunRequest, err error) (names []ref.Name) {
 	var denied *enforce.Denied
-	if !errors.As(err, &denied) || len(denied.Hits) == 0 {
+	if !errors.As(err, &denied) || !denied.Refetch {
 		return nil
-	}
-	for _, h := range denied.Hits {
-		if h.Rule != "evidence-incomplete" { // more is wrong than what was not read
-			return nil
-		}
 	}
 	if denied.Volume == "" {
 		return []ref.Name{req.Image.Name}

@@ -56,14 +56,14 @@ func TestVolumeErrors(t *testing.T) {
 func TestStale(t *testing.T) {
 	own, vol := mustName(t, "x.example/own:1"), mustName(t, "x.example/vol:1")
 	req := enforce.RunRequest{Image: enforce.Image{Name: own}, Resolved: []enforce.Mount{{Destination: "/v"}}, Volumes: []enforce.Volume{{Image: enforce.Image{Name: vol}}}}
-	incomplete, other := enforce.Hit{Rule: "evidence-incomplete"}, enforce.Hit{Rule: "B05"}
+	hits := []enforce.Hit{{Rule: "evidence-incomplete"}}
 	for name, tt := range map[string]struct {
 		err  error
 		want []ref.Name
 	}{
-		"own":        {&enforce.Denied{Hits: []enforce.Hit{incomplete}}, []ref.Name{own}},
-		"volume":     {&enforce.Denied{Volume: "/v", Hits: []enforce.Hit{incomplete}}, []ref.Name{vol}},
-		"more wrong": {&enforce.Denied{Hits: []enforce.Hit{incomplete, other}}, nil},
+		"own":        {&enforce.Denied{Hits: hits, Refetch: true}, []ref.Name{own}},
+		"volume":     {&enforce.Denied{Volume: "/v", Hits: hits, Refetch: true}, []ref.Name{vol}},
+		"more wrong": {&enforce.Denied{Hits: hits}, nil},
 		"no denial":  {errors.New("x"), nil},
 	} {
 		got := stale(req, tt.err)

@@ -25,6 +25,16 @@ const (
 	Privileged
 )
 
+// Recheck says when the bytes of a stored image are hashed again before a container starts. The zero value
+// is the tightest.
+type Recheck uint8
+
+// When.
+const (
+	EveryStart Recheck = iota
+	FirstUse           // once since the machine started
+)
+
 // Floor is the hardening that one namespace gets. The zero value is the tightest floor. Lists name
 // what is admitted; nil admits nothing beyond the default. Floors are values: do not change the lists
 // of one that was handed out.
@@ -43,7 +53,11 @@ type Floor struct {
 	AppArmor        Answer   // request: unconfined or a localhost profile
 	SELinux         Answer   // request: a label of one's own
 	BidirMounts     Answer   // request: mount propagation to the host
+	LayerBytes      Recheck  // no request: what the node does of itself
 	Capabilities    []string // capabilities that may be added beyond the default set, CAP_X; "ALL" for any
 	HostPaths       []string // path prefixes that may be mounted from the host, "/" for any; one that meets a control path only as =/path, exactly, and at Privileged Allow
 	Sysctls         []string // sysctls that may be set; a trailing * is a prefix
 }
+
+// EveryStart reports whether stored bytes are hashed before every start.
+func (f Floor) EveryStart() bool { return f.LayerBytes == EveryStart }

@@ -50,6 +50,7 @@ func ForLevel(l Level) Floor {
 			UnmaskedPaths:   Override,
 			AppArmor:        Override,
 			SELinux:         Override,
+			LayerBytes:      FirstUse,
 			Capabilities:    []string{"CAP_NET_BIND_SERVICE"},
 			Sysctls:         append([]string(nil), kubernetesSafe...),
 		}
@@ -63,6 +64,7 @@ func ForLevel(l Level) Floor {
 			UnmaskedPaths:   Override,
 			AppArmor:        Override,
 			SELinux:         Override,
+			LayerBytes:      FirstUse,
 			Capabilities: []string{ // Pod Security Standards, baseline
 				"CAP_AUDIT_WRITE", "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_MKNOD",
 				"CAP_NET_BIND_SERVICE", "CAP_SETFCAP", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID", "CAP_SYS_CHROOT",
@@ -85,6 +87,7 @@ func ForLevel(l Level) Floor {
 			AppArmor:        Allow,
 			SELinux:         Allow,
 			BidirMounts:     Allow,
+			LayerBytes:      FirstUse,
 			Capabilities:    []string{"ALL"},
 			HostPaths:       []string{"/"},
 			Sysctls:         append([]string(nil), namespaced...),

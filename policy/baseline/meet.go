@@ -24,6 +24,7 @@ func Meet(a, b Floor) Floor {
 		AppArmor:        min(a.AppArmor, b.AppArmor),
 		SELinux:         min(a.SELinux, b.SELinux),
 		BidirMounts:     min(a.BidirMounts, b.BidirMounts),
+		LayerBytes:      min(a.LayerBytes, b.LayerBytes),
 		Capabilities:    pairs(a.Capabilities, b.Capabilities, meetCapability),
 		HostPaths:       pairs(a.HostPaths, b.HostPaths, meetPath),
 		Sysctls:         pairs(a.Sysctls, b.Sysctls, meetPattern),

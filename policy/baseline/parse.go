@@ -27,6 +27,7 @@ type hardening struct {
 	AppArmor        string   `yaml:"appArmor" enum:"refuse,override,allow"`
 	SELinux         string   `yaml:"seLinux" enum:"refuse,override,allow"`
 	BidirMounts     string   `yaml:"bidirectionalMounts" enum:"refuse,override,allow"`
+	LayerBytes      string   `yaml:"layerBytes" enum:"first-use,every-start"`
 	Capabilities    []string `yaml:"capabilities"`
 	HostPaths       []string `yaml:"hostPaths"`
 	Sysctls         []string `yaml:"sysctls"`
@@ -77,6 +78,13 @@ func ParseFloor(data []byte) (Floor, error) {
 		default:
 			return Floor{}, fmt.Errorf("parse hardening: %s: got %q, want refuse or allow", k.field, k.text)
 		}
+	}
+	switch h.LayerBytes {
+	case "", "first-use":
+	case "every-start":
+		f.LayerBytes = EveryStart
+	default:
+		return Floor{}, fmt.Errorf("parse hardening: layerBytes: got %q, want first-use or every-start", h.LayerBytes)
 	}
 	if err := lists(&f, h); err != nil {
 		return Floor{}, err
