@@ -40,8 +40,8 @@ lint: ## gofmt and go vet
 demo: deps build ## show the product on this machine; leaves nothing behind
 	@go build -o bin/ ./test/demo && bin/demo -bin bin -deps $(SALLYPORT_DEPS)
 
-bench: deps build ## measure; prints JSON (GROWTH=1: up to 500 pods and 5,000 images)
-	@go build -o bin/ ./test/bench && bin/bench -bin bin -deps $(SALLYPORT_DEPS) $(if $(GROWTH),-growth)
+bench: deps build ## measure; prints JSON (GROWTH=1: to 500 pods and 5,000 images; TRACE=1: stages)
+	@go build -o bin/ ./test/bench && bin/bench -bin bin -deps $(SALLYPORT_DEPS) $(if $(GROWTH),-growth) $(if $(TRACE),-trace)
 
 fuzz: ## run each fuzz target for TIME (default 10s; 200x: so many executions)
 	@go run ./test/fuzzall -time $(TIME)

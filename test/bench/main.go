@@ -49,6 +49,7 @@ func main() {
 	pods := flag.Int("pods", 50, "pods for the latency of one pod start")
 	many := flag.Int("many", 100, "pods for everything with many pods")
 	growth := flag.Bool("growth", false, "instead of everything else, show how cost grows to 500 pods and 5,000 images (half an hour)")
+	trace := flag.Bool("trace", false, "instead of everything else, show where the time of a pod goes, stage by stage")
 	flag.Parse()
 	os.Exit(node.Isolate(func(scratch string) int {
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
@@ -61,6 +62,9 @@ func main() {
 		stages := []func() error{b.publish, b.idle, b.onePod, b.manyPods, b.pulls, b.verdicts}
 		if *growth {
 			stages = []func() error{b.publish, b.growth}
+		}
+		if *trace {
+			stages = []func() error{b.publish, b.traced}
 		}
 		if err := b.run(stages); err != nil {
 			fmt.Fprintln(os.Stderr, "bench:", err)
