@@ -23,6 +23,7 @@ var rooms = map[string][]string{
 	"policy/sigstore":             {"policy", "policy/internal/...", "image/ref"},
 	"policy/containers":           {"policy", "policy/internal/...", "image/ref"},
 	"policy/rego":                 {"policy"},
+	"policy/rego/confine":         {"policy", "policy/rego"},
 	"policy/trial":                {"policy", "policy/...", "image/ref"},
 	"policy/bundle":               {"internal/failpoint", "policy", "policy/...", "image/ref", "internal/durable"},
 	"policy/bundle/layout":        {"policy/internal/...", "image/ref"},

@@ -20,12 +20,14 @@ import (
 	"go.podman.io/storage/pkg/reexec"
 
 	"sallyport/internal/config"
+	"sallyport/policy/rego/confine"
 )
 
 // version is set by the linker for a release (Makefile).
 var version = "0.2.0-dev"
 
 func main() {
+	confine.Init()     // the rules of namespaces run in a child of this very program
 	if reexec.Init() { // containers/storage applies layers in a child of this very program
 		return
 	}

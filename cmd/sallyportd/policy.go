@@ -20,6 +20,7 @@ import (
 	"sallyport/policy"
 	"sallyport/policy/bundle"
 	"sallyport/policy/bundle/fetch"
+	"sallyport/policy/rego"
 	"sallyport/policy/trial"
 )
 
@@ -33,6 +34,8 @@ type policySource struct {
 	latest  func() time.Time // constant; the latest time that was recorded
 	gate    *enforce.Gate    // constant
 	log     *slog.Logger     // constant
+	// confine compiles the rules of namespaces in their own process; nil: in this one. Constant.
+	confine func(namespace string, o rego.Options) (policy.ActRule, error)
 
 	stage    string          // constant; where policy from a registry is laid out, "" where none is brought
 	registry *fetch.Registry // constant; nil where none is brought
@@ -143,7 +146,7 @@ func (p *policySource) reload(ctx context.Context) error {
 
 // options say what to read and under what trust. Policy source "signed" has a state directory.
 func (p *policySource) options() bundle.Options {
-	o := bundle.Options{Root: p.dir, Scratch: p.scratch, Prev: p.set, Try: trial.Own}
+	o := bundle.Options{Root: p.dir, Scratch: p.scratch, Prev: p.set, Try: trial.Own, Confine: p.confine}
 	if p.state != "" {
 		o.Signed = &bundle.Signed{State: p.state, Now: later(time.Now(), p.latest()), Node: p.node}
 		if p.stage != "" {

@@ -14,6 +14,8 @@ import (
 
 	"sallyport/audit"
 	"sallyport/enforce"
+	"sallyport/policy"
+	"sallyport/policy/rego"
 )
 
 func newPolicySource(t *testing.T, dir string) (*policySource, string) {
@@ -177,5 +179,29 @@ func TestPolicyTriesItsOwnCases(t *testing.T) {
 		return nil
 	}); err != nil || found != 2 {
 		t.Errorf("%d records by policy-test, %v, want 2", found, err)
+	}
+}
+
+// The rules of a namespace go to the confined child, the node's stay here.
+func TestNamespaceRulesAreConfined(t *testing.T) {
+	dir := t.TempDir()
+	p, _ := newPolicySource(t, dir)
+	var asked []string
+	p.confine = func(namespace string, o rego.Options) (policy.ActRule, error) {
+		asked = append(asked, namespace)
+		return rego.Compile(o)
+	}
+	files := map[string]string{}
+	for _, place := range []string{"node", "namespaces/pay"} {
+		files[place+"/bundle.yaml"] = "name: x\nrego: [sallyport.pod]\n"
+		files[place+"/policy.json"] = `{"default": [{"type": "insecureAcceptAnything"}]}`
+		files[place+"/rego/a.rego"] = "package sallyport.pod\n\ndeny contains {\"rule\": \"x\", \"msg\": \"x\"} if input.pod.hostNetwork\n"
+	}
+	putPolicy(t, dir, files)
+	if err := p.reload(t.Context()); err != nil || p.trouble() != "" {
+		t.Fatal(err, p.trouble())
+	}
+	if strings.Join(asked, " ") != "pay" {
+		t.Errorf("confined: %q, want pay alone", asked)
 	}
 }

@@ -27,6 +27,7 @@ import (
 	"sallyport/internal/cri"
 	"sallyport/internal/durable"
 	"sallyport/internal/telemetry"
+	"sallyport/policy/rego/confine"
 	"sallyport/sandbox"
 	"sallyport/sandbox/network"
 	"sallyport/sandbox/spec"
@@ -41,6 +42,7 @@ type daemon struct {
 	audit   *audit.Log
 	gate    *enforce.Gate
 	policy  *policySource
+	rules   *confine.Child // runs the Rego of namespaces
 	images  *image.Store
 	cni     *network.CNI
 	pods    *sandbox.Pods
@@ -76,6 +78,7 @@ func serve(ctx context.Context, c config.Config) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.audit.Close()) }()
+	defer d.rules.Close()
 	if err := d.openTracing(); err != nil {
 		return d.refused(ctx, err)
 	}
@@ -118,7 +121,8 @@ func (d *daemon) openGate(ctx context.Context) error {
 	}
 	if err == nil {
 		d.figures = telemetry.New(d.scrape)
-		d.policy = &policySource{dir: d.c.Policy.Dir, state: d.c.PolicyState(), node: node, latest: d.audit.Latest, scratch: scratchDir(d.c), gate: d.gate, log: d.log, stage: d.c.PolicyStage()}
+		d.rules = confine.New(confine.Options{Program: "/proc/self/exe", Log: d.log})
+		d.policy = &policySource{dir: d.c.Policy.Dir, state: d.c.PolicyState(), node: node, latest: d.audit.Latest, scratch: scratchDir(d.c), gate: d.gate, log: d.log, stage: d.c.PolicyStage(), confine: d.rules.Compile}
 		if d.policy.registry, err = brought(d.c, d.log); err != nil {
 			return errors.Join(err, d.audit.Close())
 		}

@@ -38,7 +38,7 @@ func Build(dir string, namespaces ...string) (map[string][]byte, ref.Digest, err
 	if len(namespaces) == 0 {
 		kind = Node
 	}
-	c, err := compile(f, kind, string(kind), "")
+	c, err := compile(f, kind, string(kind), means{})
 	if err != nil {
 		return nil, ref.Digest{}, fmt.Errorf("build policy %s: %w", dir, err)
 	}

@@ -20,6 +20,7 @@ import (
 
 	"sallyport/policy"
 	"sallyport/policy/baseline"
+	"sallyport/policy/rego"
 )
 
 // maxNamespaces is how many namespaces may have a bundle (architecture.md, Scale).
@@ -35,6 +36,9 @@ type Options struct {
 	// Try tries the cases that a bundle brings before it takes the place of another (policy/trial.Own);
 	// nil: they are not tried. It gets bundles that changed, and must be fast and bounded.
 	Try func(context.Context, Staged) error
+	// Confine compiles the Rego of a namespace where it can harm nobody else (policy/rego/confine); nil: in
+	// this process.
+	Confine func(namespace string, o rego.Options) (policy.ActRule, error)
 }
 
 // Problem is something wrong that does not stop the rest.
@@ -106,7 +110,7 @@ func Read(o Options) (*Set, error) {
 		}
 		return s.finish(), nil
 	}
-	if s.node, err = one(root, place{dir: o.Root, sub: "node", kind: Node, name: "node", scratch: o.Scratch, try: o.Try}, prev.node); err != nil {
+	if s.node, err = one(root, place{dir: o.Root, sub: "node", kind: Node, name: "node", with: o.means()}, prev.node); err != nil {
 		return nil, err
 	}
 	if s.node == nil {
@@ -130,8 +134,7 @@ type place struct {
 	dir, sub string
 	kind     Kind
 	name     string
-	scratch  string
-	try      func(context.Context, Staged) error
+	with     means
 }
 
 // one reads and compiles one bundle; nil if its directory is absent or empty. Where the files are
@@ -156,7 +159,7 @@ func one(root *os.Root, p place, prev *compiled) (*compiled, error) {
 	if prev != nil && prev.layer.Hash == f.hash() && prev.layer.Name == p.name {
 		return prev, nil
 	}
-	c, err := compile(f, p.kind, p.name, p.scratch)
+	c, err := compile(f, p.kind, p.name, p.with)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", at, err)
 	}
@@ -206,7 +209,7 @@ func (s *Set) namespacesIn(root *os.Root, dir string) (names []string, err error
 }
 
 func (s *Set) readNamespace(root *os.Root, o Options, name string, prev *Set) {
-	p := place{dir: o.Root, sub: "namespaces/" + name, kind: Namespace, name: "namespace " + name, scratch: o.Scratch, try: o.Try}
+	p := place{dir: o.Root, sub: "namespaces/" + name, kind: Namespace, name: "namespace " + name, with: o.means()}
 	c, err := one(root, p, prev.bundles[name])
 	if err == nil && c == nil {
 		err = fmt.Errorf("%s: empty; it needs bundle.yaml and requirements.yaml or policy.json", filepath.Join(o.Root, p.sub))

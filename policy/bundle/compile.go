@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -21,13 +22,22 @@ type compiled struct {
 	revoked  string // sha256 of revocations.yaml, hex; "" without one
 }
 
+// means are what a bundle is compiled with.
+type means struct {
+	scratch string // where policy.json's signatures are laid out while they are judged
+	confine func(namespace string, o rego.Options) (policy.ActRule, error)
+	try     func(context.Context, Staged) error
+}
+
+func (o Options) means() means { return means{o.Scratch, o.Confine, o.Try} }
+
 // known are the files at the top of a bundle that mean something. Others of the same kinds are
 // refused: requirement.yaml for requirements.yaml would silently require nothing.
 var known = []string{"bundle.yaml", "policy.json", "requirements.yaml", "hardening.yaml", "trusted_root.json", "revocations.yaml"}
 
 // compile turns the files of one bundle into a layer called name. Errors name the file, and line or
-// field. scratch is where policy.json's signatures are laid out while they are judged.
-func compile(f files, kind Kind, name, scratch string) (*compiled, error) {
+// field.
+func compile(f files, kind Kind, name string, with means) (*compiled, error) {
 	if err := f.misplaced(); err != nil {
 		return nil, err
 	}
@@ -46,10 +56,10 @@ func compile(f files, kind Kind, name, scratch string) (*compiled, error) {
 		Name: name, Hash: f.hash(), Revision: m.revision, Mode: m.mode, NotAfter: m.notAfter,
 		Allowances: m.allowances,
 	}}
-	if err := c.images(f, scratch); err != nil {
+	if err := c.images(f, with.scratch); err != nil {
 		return nil, err
 	}
-	if err := c.acts(f); err != nil {
+	if err := c.acts(f, with); err != nil {
 		return nil, err
 	}
 	if err := c.revocations(f, kind); err != nil {
@@ -109,7 +119,7 @@ func (c *compiled) images(f files, scratch string) error {
 }
 
 // acts compiles rego/.
-func (c *compiled) acts(f files) error {
+func (c *compiled) acts(f files, with means) error {
 	modules := map[string]string{}
 	for name, text := range f {
 		if strings.HasPrefix(name, "rego/") && strings.HasSuffix(name, ".rego") {
@@ -122,7 +132,14 @@ func (c *compiled) acts(f files) error {
 		}
 		return nil
 	}
-	rule, err := rego.Compile(rego.Options{Modules: modules, Data: f["rego/data.json"], Packages: c.manifest.packages})
+	o := rego.Options{Modules: modules, Data: f["rego/data.json"], Packages: c.manifest.packages}
+	var rule policy.ActRule
+	var err error
+	if namespace, own := strings.CutPrefix(strings.TrimPrefix(c.layer.Name, "shadow "), "namespace "); own && with.confine != nil {
+		rule, err = with.confine(namespace, o)
+	} else {
+		rule, err = rego.Compile(o)
+	}
 	if err != nil {
 		return err
 	}

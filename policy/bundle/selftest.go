@@ -21,7 +21,7 @@ type Staged struct {
 // tried returns c if its own cases hold. A bundle that fails what it promises itself is refused like
 // one that does not compile: the last good one goes on judging.
 func (p place) tried(c *compiled, f files) (*compiled, error) {
-	if p.try == nil {
+	if p.with.try == nil {
 		return c, nil
 	}
 	s := Staged{Layer: &c.layer, Namespace: strings.TrimPrefix(p.name, "namespace "), HasFloor: c.hasFloor, Cases: map[string][]byte{}}
@@ -36,7 +36,7 @@ func (p place) tried(c *compiled, f files) (*compiled, error) {
 	if len(s.Cases) == 0 {
 		return c, nil
 	}
-	if err := p.try(context.Background(), s); err != nil {
+	if err := p.with.try(context.Background(), s); err != nil {
 		return nil, &Refused{RuleTest, err.Error()}
 	}
 	return c, nil

@@ -38,7 +38,7 @@ func (s *Set) readShadow(root *os.Root, o Options, prev *Set) {
 		return
 	}
 	for _, name := range append([]string{""}, names...) {
-		p := place{dir: at, sub: "node", kind: Node, name: "shadow node", scratch: o.Scratch}
+		p := place{dir: at, sub: "node", kind: Node, name: "shadow node", with: o.means()}
 		if name != "" {
 			p.sub, p.kind, p.name = "namespaces/"+name, Namespace, "shadow namespace "+name
 		}

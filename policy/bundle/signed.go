@@ -62,7 +62,7 @@ func (s *Set) readSigned(root *os.Root, o Options, prev *Set) error {
 	s.trust = t.root
 	s.overrides = t.overrides(root, o)
 	defer func() { s.problems = append(s.problems, t.problems...) }()
-	p := place{dir: o.Root, sub: "node", kind: Node, name: "node", scratch: o.Scratch, try: o.Try}
+	p := place{dir: o.Root, sub: "node", kind: Node, name: "node", with: o.means()}
 	if s.node, err = t.settle(root, p, "", prev.node); err != nil || s.node == nil {
 		return err
 	}
@@ -87,7 +87,7 @@ func (s *Set) readSigned(root *os.Root, o Options, prev *Set) error {
 	slices.Sort(names)
 	names = slices.Compact(names)
 	for _, name := range names {
-		p := place{dir: o.Root, sub: "namespaces/" + name, kind: Namespace, name: "namespace " + name, scratch: o.Scratch, try: o.Try}
+		p := place{dir: o.Root, sub: "namespaces/" + name, kind: Namespace, name: "namespace " + name, with: o.means()}
 		c, err := t.settle(root, p, name, prev.bundles[name])
 		switch {
 		case errors.Is(err, errRemember):
@@ -201,7 +201,7 @@ func (t *trust) accept(f files, p place, namespace string, prev *compiled) (acce
 	inner := files(art.Files)
 	c := prev
 	if prev == nil || prev.layer.Hash != inner.hash() || prev.layer.Name != p.name {
-		if c, err = compile(inner, p.kind, p.name, p.scratch); err != nil {
+		if c, err = compile(inner, p.kind, p.name, p.with); err != nil {
 			return accepted{}, err
 		}
 		if a.mark.Digest != t.mem.state.Marks[namespace].Digest { // else they held when it was accepted

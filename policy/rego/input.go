@@ -106,6 +106,15 @@ type (
 
 // inputOf makes the input document of an act.
 func inputOf(act policy.Act, claims []policy.Claim) (ast.Value, error) {
+	doc, err := documentOf(act, claims)
+	if err != nil {
+		return nil, err
+	}
+	return ast.InterfaceToValue(doc)
+}
+
+// documentOf is the input document as JSON values.
+func documentOf(act policy.Act, claims []policy.Claim) (any, error) {
 	if err := bound(act, claims); err != nil {
 		return nil, err
 	}
@@ -136,7 +145,7 @@ func inputOf(act policy.Act, claims []policy.Claim) (ast.Value, error) {
 	if err := decode(act.Resources, &in.Resources); err != nil {
 		return nil, fmt.Errorf("read resources: %w", err)
 	}
-	return ast.InterfaceToValue(whole(reflect.ValueOf(in)))
+	return whole(reflect.ValueOf(in)), nil
 }
 
 func mappings(in []policy.IDMapping) (out []idMapping) {

@@ -189,21 +189,71 @@ func parseData(text []byte) (map[string]any, error) {
 // JudgeAct evaluates the package of the act's verb, for an attach that of exec. Without one it has nothing to say. Environment
 // values must have been replaced in act.Spec by the caller.
 func (r *Rules) JudgeAct(ctx context.Context, act policy.Act, claims []policy.Claim) (deny, warn []policy.Hit, err error) {
-	pkg := act.Verb
-	if pkg == policy.VerbAttach {
-		pkg = policy.VerbExec
+	pkg := PackageFor(act.Verb)
+	if pkg == "" {
+		return nil, nil, fmt.Errorf("judge: unknown verb %q", act.Verb)
 	}
 	q := r.queries[pkg]
 	if q == nil {
-		if !slices.Contains(verbs, pkg) {
-			return nil, nil, fmt.Errorf("judge: unknown verb %q", act.Verb)
-		}
 		return nil, nil, nil
 	}
 	input, err := inputOf(act, claims)
 	if err != nil {
 		return nil, nil, err
 	}
+	return r.evaluate(ctx, q, question{pkg, input, act.Now})
+}
+
+// Verbs are those that the modules have a package for.
+func (r *Rules) Verbs() []policy.Verb { return slices.Sorted(maps.Keys(r.queries)) }
+
+// PackageFor is the verb whose package judges acts of verb; "" is none.
+func PackageFor(verb policy.Verb) policy.Verb {
+	if verb == policy.VerbAttach {
+		verb = policy.VerbExec
+	}
+	if !slices.Contains(verbs, verb) {
+		return ""
+	}
+	return verb
+}
+
+// Input is the input document of an act as JSON, for Ask in another process.
+func Input(act policy.Act, claims []policy.Claim) ([]byte, error) {
+	in, err := documentOf(act, claims)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(in)
+}
+
+// Ask evaluates the package of verb over an input document that Input made, at the judged time now.
+func (r *Rules) Ask(ctx context.Context, verb policy.Verb, doc []byte, now time.Time) (deny, warn []policy.Hit, err error) {
+	q := r.queries[verb]
+	if q == nil {
+		return nil, nil, fmt.Errorf("no package for verb %q", verb)
+	}
+	dec := json.NewDecoder(bytes.NewReader(doc))
+	dec.UseNumber()
+	var in any
+	if err := dec.Decode(&in); err != nil {
+		return nil, nil, fmt.Errorf("read input: %w", err)
+	}
+	input, err := ast.InterfaceToValue(in)
+	if err != nil {
+		return nil, nil, fmt.Errorf("read input: %w", err)
+	}
+	return r.evaluate(ctx, q, question{verb, input, now})
+}
+
+// question is one evaluation.
+type question struct {
+	pkg   policy.Verb
+	input ast.Value
+	now   time.Time
+}
+
+func (r *Rules) evaluate(ctx context.Context, q *query, ask question) (deny, warn []policy.Hit, err error) {
 	select {
 	case r.slots <- struct{}{}:
 		defer func() { <-r.slots }()
@@ -212,12 +262,12 @@ func (r *Rules) JudgeAct(ctx context.Context, act policy.Act, claims []policy.Cl
 	}
 	ctx, cancel := context.WithTimeout(ctx, deadline)
 	defer cancel()
-	rs, err := q.prepared.Eval(ctx, rego.EvalParsedInput(input), rego.EvalTime(act.Now))
+	rs, err := q.prepared.Eval(ctx, rego.EvalParsedInput(ask.input), rego.EvalTime(ask.now))
 	if ctx.Err() != nil {
-		return nil, nil, fmt.Errorf("package sallyport.%s did not answer in %s", pkg, deadline)
+		return nil, nil, fmt.Errorf("package sallyport.%s did not answer in %s", ask.pkg, deadline)
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("package sallyport.%s: %s", pkg, bounded(err.Error(), maxMsg))
+		return nil, nil, fmt.Errorf("package sallyport.%s: %s", ask.pkg, bounded(err.Error(), maxMsg))
 	}
 	return q.read(rs)
 }
