@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"sallyport/test/page"
 	"sallyport/test/sigkit"
 )
 
@@ -35,19 +36,13 @@ func programs(t *testing.T) string {
 }
 
 // blocks are the shell blocks of a document.
-func blocks(t *testing.T, name string) (out []string) {
+func blocks(t *testing.T, name string) []string {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(root(t), name))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, m := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(string(text), -1) {
-		out = append(out, m[1])
-	}
-	if len(out) == 0 {
-		t.Fatalf("%s has no shell block", name)
-	}
-	return out
+	return page.Shell(t, string(text))
 }
 
 // TestFirstPolicy types the README's first policy as it stands, with another place for /etc and the

@@ -29,7 +29,7 @@ var (
 
 func TestMain(m *testing.M) {
 	if !node.Inside() {
-		dir, err := node.Build()
+		dir, err := node.Build("sallyport")
 		if err != nil {
 			fmt.Fprintln(os.Stderr, "build the daemon:", err)
 			os.Exit(1)
@@ -67,9 +67,8 @@ func start(t *testing.T) *world {
 	w.close = append(w.close, s.Close)
 	t.Cleanup(s.Close)
 	w.referrers = sigkit.Host(s)
-	dir := filepath.Join(scratch, "sigstore")
-	w.must(os.MkdirAll(dir, 0o755))
-	var err error
+	dir, err := os.MkdirTemp(scratch, "sigstore-")
+	w.must(err)
 	w.store, err = sigstore.Start(ctx, dir, w.bin)
 	w.must(err)
 	t.Cleanup(w.store.Stop)
@@ -86,7 +85,8 @@ func (w *world) must(err error) {
 // distribution starts the registry whose answer to /referrers is 404.
 func (w *world) distribution() {
 	w.t.Helper()
-	dir := filepath.Join(scratch, "registry")
+	dir, err := os.MkdirTemp(scratch, "registry-")
+	w.must(err)
 	config := filepath.Join(scratch, "registry.yml")
 	w.must(os.WriteFile(config, []byte(fmt.Sprintf("version: 0.1\nlog: {level: error}\nstorage: {filesystem: {rootdirectory: %s}}\nhttp: {addr: %s}\n", dir, plain)), 0o644))
 	cmd := exec.Command(roottest.Binary(w.t, "registry"), "serve", config)

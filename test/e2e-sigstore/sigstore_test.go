@@ -181,6 +181,8 @@ func (w *world) node(policy map[string]string, hosts ...string) {
 	w.t.Helper()
 	deps, err := filepath.Abs(roottest.Deps())
 	w.must(err)
+	os.RemoveAll(filepath.Join(scratch, "root")) // of the node before; its mount points stay
+	os.RemoveAll(filepath.Join("/run", filepath.Base(scratch)))
 	n, err := node.New(w.ctx, node.Options{Scratch: scratch, Bin: os.Getenv(binEnv), Deps: deps, Policy: policy, Insecure: append(hosts, plain, w.referrers)})
 	w.must(err)
 	w.Node = n

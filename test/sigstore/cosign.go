@@ -111,6 +111,21 @@ func (s *Sigstore) Cosign(ctx context.Context, args ...string) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
+// Script runs a shell script in dir. "cosign sign" and "cosign attest" in it are the signer's, who is
+// logged in as a workflow is.
+func (s *Sigstore) Script(ctx context.Context, dir string, g Signer, script string) error {
+	args, err := s.arguments(g)
+	if err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, "bash", append([]string{"-euc", "login=(\"$@\")\ncosign() { command cosign \"$1\" \"${login[@]}\" \"${@:2}\"; }\n" + script, "script"}, args...)...)
+	cmd.Dir, cmd.Env = dir, append(s.env(), "PATH="+s.bin+":"+os.Getenv("PATH"))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("run script: %w: %s", err, out)
+	}
+	return nil
+}
+
 // Signer is who signs, and with which services.
 type Signer struct {
 	Issuer   string
