@@ -186,8 +186,8 @@ func (p *Pods) prepare(boot string) error {
 		return err
 	}
 	if last == boot && mark != boot {
-		return fmt.Errorf("%w: %s says that pods were made since the node booted, but %s knows none of them; is it the right directory? run \"sallyport doctor\", or remove %s to begin anew",
-			ErrLostState, kept, p.opt.Root, kept)
+		return fmt.Errorf("%w: %s says that pods were made since the node booted, but %s knows none of them; is it the right directory? run \"sallyport doctor\", which says what to do",
+			ErrLostState, kept, p.opt.Root)
 	}
 	if mark != "" && mark != boot {
 		if err := p.clearStale(); err != nil {

@@ -43,6 +43,7 @@ var rooms = map[string][]string{
 	"sandbox/stats":               {},
 	"sandbox/stream":              {"internal/keypair"},
 	"internal/config":             {},
+	"internal/doctor":             {"sandbox/network"},
 	"internal/keypair":            {},
 	"internal/span":               {},
 	"internal/telemetry":          {"internal/keypair", "internal/span"},
@@ -51,7 +52,7 @@ var rooms = map[string][]string{
 	"internal/admin/wire":         {},
 	"cmd/sallyportd":              {"*"},
 	"cmd/sallyport-init":          {},
-	"cmd/sallyport":               {"image/ref", "policy", "policy/...", "audit", "seccomp", "seccomp/...", "internal/config", "internal/durable", "internal/admin/wire"},
+	"cmd/sallyport":               {"image/ref", "policy", "policy/...", "audit", "seccomp", "seccomp/...", "internal/config", "internal/durable", "internal/admin/wire", "internal/doctor"},
 }
 
 // TestImportGraph holds the import graph to the table. Tests may import anything; test/... is

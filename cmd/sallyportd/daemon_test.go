@@ -3,9 +3,11 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -104,6 +106,29 @@ func TestLockDir(t *testing.T) {
 	second, err := lockDir(dir)
 	if err != nil {
 		t.Fatalf("lockDir() after the first ended = %v", err)
+	}
+	second.Close()
+}
+
+// A daemon that was killed can leave its lock with a process that is about to become another program: it
+// is waited for. Twin: a lock that a live process holds is refused at once (TestLockDir).
+func TestLockOfTheDead(t *testing.T) {
+	dir := t.TempDir()
+	first, err := lockDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone := exec.Command("true")
+	if err := gone.Run(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := first.WriteAt([]byte(fmt.Sprintf("%-7d\n", gone.Process.Pid)), 0); err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(200*time.Millisecond, func() { first.Close() })
+	second, err := lockDir(dir)
+	if err != nil {
+		t.Fatalf("lockDir() = %v, want it once the copy is gone", err)
 	}
 	second.Close()
 }

@@ -8,7 +8,9 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -113,9 +115,16 @@ func lockDir(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock %s: %w", dir, err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		held := make([]byte, 16)
-		n, _ := f.Read(held)
+	held := make([]byte, 16)
+	n, _ := f.ReadAt(held, 0)
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	// A daemon that was killed while it started a program has left a copy of its descriptor in a process
+	// that has yet to become that program.
+	for end := time.Now().Add(lockWait); errors.Is(err, unix.EWOULDBLOCK) && dead(string(held[:n])) && time.Now().Before(end); {
+		time.Sleep(10 * time.Millisecond)
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	}
+	if err != nil {
 		f.Close()
 		if !errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, fmt.Errorf("lock %s: %w", dir, err)
@@ -130,6 +139,15 @@ func lockDir(dir string) (*os.File, error) {
 		return nil, fmt.Errorf("lock %s: %w", dir, err)
 	}
 	return f, nil
+}
+
+// lockWait is for what a daemon that died has started to come into its own: a fork becomes an exec.
+const lockWait = 5 * time.Second
+
+// dead reports whether no process has the pid that a lock file holds.
+func dead(pid string) bool {
+	n, err := strconv.Atoi(strings.TrimSpace(pid))
+	return err == nil && n > 1 && errors.Is(unix.Kill(n, 0), unix.ESRCH)
 }
 
 // notify tells systemd a state (sd_notify(3)); without systemd it does nothing.
