@@ -117,12 +117,13 @@ func lockDir(dir string) (*os.File, error) {
 	}
 	held := make([]byte, 16)
 	n, _ := f.ReadAt(held, 0)
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	flock := func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) }
+	err = flock()
 	// A daemon that was killed while it started a program has left a copy of its descriptor in a process
 	// that has yet to become that program.
 	for end := time.Now().Add(lockWait); errors.Is(err, unix.EWOULDBLOCK) && dead(string(held[:n])) && time.Now().Before(end); {
 		time.Sleep(10 * time.Millisecond)
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		err = flock()
 	}
 	if err != nil {
 		f.Close()
