@@ -21,7 +21,7 @@ type Opinion struct {
 // Part is one layer's part of an opinion. "gate" and "floor" are layers too.
 type Part struct {
 	Layer    string
-	Hash     string // of the policy; "" for gate and floor
+	Hash     string // of the policy
 	Allowed  bool
 	Rules    []string // that are about the image
 	Hits     []Hit    // that deny
@@ -33,6 +33,8 @@ type Part struct {
 	// Aged says that the layer denies only because time has passed since the evidence was fetched, or
 	// because of a fault: nothing that was admitted is taken back for it.
 	Aged bool
+	// Rejudge is what the layer does about a container that runs and is denied; the floor's is the node's.
+	Rejudge policy.Rejudge
 }
 
 // Hits are the objections of all parts that deny.
@@ -74,6 +76,7 @@ func (g *Gate) ExamineRun(ctx context.Context, r RunRequest) Opinion {
 	for i := range out.Parts {
 		if p := &out.Parts[i]; !p.Allowed {
 			p.Aged = j.aged(ctx, p.Layer, r)
+			j.rejudge(p)
 		}
 	}
 	for _, v := range r.Volumes {
@@ -87,6 +90,7 @@ func (g *Gate) ExamineRun(ctx context.Context, r RunRequest) Opinion {
 		for _, p := range more.Parts {
 			if !p.Allowed {
 				p.Aged = jv.aged(ctx, p.Layer, RunRequest{Image: v.Image, Evidence: v.Evidence})
+				jv.rejudge(&p)
 				out.Parts = append(out.Parts, p)
 			}
 		}
@@ -161,6 +165,17 @@ func (j *judgement) aged(ctx context.Context, name string, r RunRequest) bool {
 		return v.Allowed() && then.JudgeAct(ctx, act, v.Claims()).Allowed()
 	}
 	return false
+}
+
+// rejudge says what p's layer does about running containers; those of the gate and of the floor are the
+// node's affair.
+func (j *judgement) rejudge(p *Part) {
+	for _, layer := range j.layers.list() {
+		if layer != nil && (layer.Name == p.Layer || layer == j.layers.node && (p.Layer == "floor" || p.Layer == "gate")) {
+			p.Rejudge, p.Hash = layer.Rejudge, layer.Hash
+			return
+		}
+	}
 }
 
 // says reports whether the layer objects by that rule.

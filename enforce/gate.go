@@ -69,8 +69,9 @@ type Gate struct {
 	denied    counters // denials by rule
 	shadows   counters // differences between what is enforced and what is on trial
 	auditErr  atomic.Pointer[error]
-	reopened  atomic.Int64 // when a failed log was last tried again, Unix nanoseconds
-	installMu sync.Mutex   // serialises Install
+	reopened  atomic.Int64  // when a failed log was last tried again, Unix nanoseconds
+	installMu sync.Mutex    // serialises Install
+	installed atomic.Uint64 // counts Install
 }
 
 // New wires a gate. It has no policy yet and denies everything until Install. It starts nothing; Run
@@ -104,6 +105,7 @@ func (g *Gate) Install(ctx context.Context, p Policies) error {
 		return err
 	}
 	g.policies.Store(&p)
+	g.installed.Add(1)
 	g.cache.clear()
 	g.denials.clear()
 	return nil
@@ -171,6 +173,9 @@ func (g *Gate) Floor(namespace string) baseline.Floor { return g.layersFor(names
 // Effective names the policy that judges namespace now: it changes when the node's or the namespace's
 // policy does. A caller that holds an older one asks the gate again.
 func (g *Gate) Effective(namespace string) string { return g.layersFor(namespace).effective }
+
+// Generation grows with every Install.
+func (g *Gate) Generation() uint64 { return g.installed.Load() }
 
 // now is the judged time: the later of the system clock and the latest time ever persisted.
 func (g *Gate) now() (now time.Time, stepped bool) {

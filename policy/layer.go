@@ -25,9 +25,20 @@ type Layer struct {
 	// Revocations are the node's, in every layer: what they name proves nothing to anybody. Hash covers
 	// them.
 	Revocations *Revocations
+	// Rejudge says what becomes of running containers that this layer would no longer admit.
+	Rejudge Rejudge
 	// Allowances are floors that the node's layer gives some namespaces instead of Floor; the first
 	// that applies counts. A namespace's layer has none.
 	Allowances []Allowance
+}
+
+// Rejudge is what a layer does about containers that run and that it denies by now. The zero value
+// reports and stops nothing.
+type Rejudge struct {
+	Stop    bool          // false: report
+	Grace   time.Duration // between the finding and the stop
+	Max     int           // containers in all on this node, then halt; until the policy changes
+	Percent int           // of the running containers, a minute; at least one
 }
 
 // Allowance is an exception that the node policy makes for some namespaces.

@@ -68,13 +68,33 @@ func psCommand() *cobra.Command {
 				return err
 			}
 			return l.show(cmd.OutOrStdout(), ps, func(t *tabwriter.Writer) {
-				row(t, "ID", "NAMESPACE", "POD", "CONTAINER", "STATE", "AUDIT", "IMAGE")
+				row(t, "ID", "NAMESPACE", "POD", "CONTAINER", "STATE", "AUDIT", "VERDICT", "IMAGE")
 				for _, c := range ps.Containers {
-					row(t, cut(c.ID), c.Namespace, c.Pod, c.Name, c.State, fmt.Sprintf("#%d", c.Audit), c.Image)
+					row(t, cut(c.ID), c.Namespace, c.Pod, c.Name, c.State, fmt.Sprintf("#%d", c.Audit), verdictNow(c), c.Image)
+				}
+				for _, c := range ps.Containers {
+					for _, h := range c.Findings {
+						fmt.Fprintf(t, "%s: rule %q: %s\n", cut(c.ID), printable(h.Rule), printable(h.Msg))
+					}
 				}
 			})
 		},
 	}, &l)
+}
+
+// verdictNow says what the gate would say of a container now.
+func verdictNow(c wire.Container) string {
+	switch {
+	case len(c.Findings) == 0:
+		return "ok"
+	case c.Override != "":
+		return "override " + c.Override
+	case !c.Due.IsZero():
+		return "denied, stops " + stamp(c.Due)
+	case c.Aged:
+		return "aged"
+	}
+	return "denied"
 }
 
 func policyStatusCommand() *cobra.Command {

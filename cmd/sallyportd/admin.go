@@ -5,12 +5,31 @@ import (
 
 	"sallyport/internal/admin"
 	"sallyport/internal/admin/wire"
+	"sallyport/internal/cri"
+	"sallyport/internal/rejudge"
 	"sallyport/policy"
 )
 
-// openAdmin wires the operator's door.
-func (d *daemon) openAdmin() (*admin.Server, error) {
-	return admin.New(admin.Options{Gate: d.gate, Images: d.images, Pods: d.pods, Policy: d.policyStatus, Log: d.log})
+// openAdmin wires the re-judging of what runs, and the operator's door.
+func (d *daemon) openAdmin(server *cri.Server) (*admin.Server, error) {
+	judge, err := rejudge.New(rejudge.Options{Gate: d.gate, Pods: d.pods, Request: server.Again, Every: d.c.Policy.Rejudge, Log: d.log})
+	if err != nil {
+		return nil, err
+	}
+	d.judge = judge
+	return admin.New(admin.Options{Gate: d.gate, Images: d.images, Pods: d.pods, Judge: judge, Policy: d.policyStatus, Log: d.log})
+}
+
+// trouble is what is wrong with policy now, on one line: its files, or that re-judging halted.
+func (d *daemon) trouble() string {
+	var parts []string
+	if p := d.policy.trouble(); p != "" {
+		parts = append(parts, p)
+	}
+	if h := d.judge.State().Halted; h != "" {
+		parts = append(parts, h)
+	}
+	return strings.Join(parts, "; ")
 }
 
 // policyStatus shows what policy is in force, layer by layer, and what is wrong with the files.

@@ -24,6 +24,12 @@ func (d *daemon) scrape(s telemetry.Scrape) {
 	if d.pods == nil || d.streams == nil { // not open yet
 		return
 	}
+	if d.judge != nil {
+		st := d.judge.State()
+		s.Set("sallyport_rejudge_findings", float64(st.Findings))
+		s.Set("sallyport_rejudge_halted", number(st.Halted != ""))
+		s.Set("sallyport_rejudge_stopped_total", float64(st.Stopped))
+	}
 	m := d.images.Moved()
 	s.Set("sallyport_pull_bytes_total", float64(m.Bytes))
 	s.Set("sallyport_pull_layers_total", float64(m.Downloaded), "downloaded")

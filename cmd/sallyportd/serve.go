@@ -26,6 +26,7 @@ import (
 	"sallyport/internal/config"
 	"sallyport/internal/cri"
 	"sallyport/internal/durable"
+	"sallyport/internal/rejudge"
 	"sallyport/internal/telemetry"
 	"sallyport/policy/rego/confine"
 	"sallyport/sandbox"
@@ -50,6 +51,7 @@ type daemon struct {
 	figures *telemetry.Metrics
 	tracing *telemetry.Tracing // nil: off
 	admin   *admin.Server
+	judge   *rejudge.Judge
 
 	networkMu sync.Mutex // guards the rest; held over a question to the network plugins
 	networkOK bool
@@ -88,7 +90,7 @@ func serve(ctx context.Context, c config.Config) (err error) {
 	defer func() { err = errors.Join(err, d.images.Close()) }()
 	server, err := d.openPods(ctx)
 	if err == nil {
-		d.admin, err = d.openAdmin()
+		d.admin, err = d.openAdmin(server)
 	}
 	if err != nil {
 		return d.refused(ctx, err)
@@ -213,7 +215,7 @@ func (d *daemon) openPods(ctx context.Context) (*cri.Server, error) {
 		Version: version, Gate: d.gate, Images: d.images, Pods: d.pods, Device: statDevice, Stats: stats.NewCollector(reader, d.c.Stats.Period), PodMetrics: d.c.Stats.PodMetrics, Streams: d.streams, InitHash: initHash,
 		Handlers:      handlers,
 		Default:       d.c.Runtime.Default,
-		NetworkStatus: d.cni.Status, PolicyProblem: d.policy.trouble,
+		NetworkStatus: d.cni.Status, PolicyProblem: d.trouble,
 		CreateTimeout: d.c.Timeout.Create, PullTimeout: d.c.Timeout.Pull, Slow: d.c.CRI.Slow,
 		Observe: d.figures.Observe, Pulled: d.figures.Pulled, Streamed: d.streamed, Tracer: d.tracer(), Log: d.log,
 	})
@@ -285,6 +287,7 @@ func (d *daemon) run(ctx context.Context, server *cri.Server) error {
 		return d.figures.Serve(ctx, telemetry.Listener{Address: m.Address, Cert: m.Cert, Key: m.Key, Log: d.log})
 	})
 	g.Go(func() error { return d.streams.Serve(ctx, sl) })
+	g.Go(func() error { return d.judge.Run(ctx) })
 	g.Go(func() error { return d.admin.Serve(ctx, al) })
 	g.Go(func() error { return server.Serve(ctx, l) })
 	d.log.Info("serving CRI v1", "socket", d.c.CRI.Socket, "version", version)

@@ -19,6 +19,7 @@ import (
 	"sallyport/enforce"
 	"sallyport/image"
 	"sallyport/internal/admin/wire"
+	"sallyport/internal/rejudge"
 	"sallyport/sandbox"
 )
 
@@ -34,6 +35,7 @@ type Options struct {
 	Gate   *enforce.Gate
 	Images *image.Store
 	Pods   *sandbox.Pods
+	Judge  *rejudge.Judge
 	Policy func() wire.Policy // what policy is in force now; must be fast
 	Log    *slog.Logger
 }
@@ -46,8 +48,8 @@ type Server struct {
 
 // New wires a server; Serve runs it.
 func New(o Options) (*Server, error) {
-	if o.Gate == nil || o.Images == nil || o.Pods == nil || o.Policy == nil || o.Log == nil {
-		return nil, errors.New("make admin server: gate, images, pods, policy or log is missing")
+	if o.Gate == nil || o.Images == nil || o.Pods == nil || o.Judge == nil || o.Policy == nil || o.Log == nil {
+		return nil, errors.New("make admin server: gate, images, pods, judge, policy or log is missing")
 	}
 	return &Server{o: o, slots: make(chan struct{}, maxCalls)}, nil
 }

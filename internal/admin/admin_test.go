@@ -21,6 +21,7 @@ import (
 	"sallyport/enforce/enforcetest"
 	"sallyport/image"
 	"sallyport/internal/admin/wire"
+	"sallyport/internal/rejudge"
 	"sallyport/policy/baseline"
 	"sallyport/sandbox"
 	"sallyport/test/roottest"
@@ -49,7 +50,12 @@ func rooms(t *testing.T, gate *enforce.Gate) Options {
 		t.Fatal(err)
 	}
 	t.Cleanup(pods.Close)
-	return Options{Gate: gate, Images: images, Pods: pods, Policy: func() wire.Policy { return wire.Policy{Source: "test"} }, Log: slog.New(slog.DiscardHandler)}
+	judge, err := rejudge.New(rejudge.Options{Gate: gate, Pods: pods, Every: time.Hour, Log: slog.New(slog.DiscardHandler),
+		Request: func(*sandbox.Container) (enforce.RunRequest, error) { return enforce.RunRequest{}, nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Options{Gate: gate, Images: images, Pods: pods, Judge: judge, Policy: func() wire.Policy { return wire.Policy{Source: "test"} }, Log: slog.New(slog.DiscardHandler)}
 }
 
 // serve runs a server on a socket and returns the socket's path.

@@ -28,7 +28,9 @@ func (s *Server) container(c *sandbox.Container) wire.Container {
 	if img.Name.Digest().IsZero() {
 		name += "@" + img.Top.String()
 	}
+	f, _ := s.o.Judge.Finding(c.ID())
 	return wire.Container{
+		Findings: hits(f.Hits), Override: f.Override, Aged: f.Aged, Due: f.Due,
 		ID: c.ID(), Name: c.Config().Name, Namespace: pod.Namespace, Pod: pod.Name, PodID: c.Pod().ID(),
 		State: string(st.State), Created: st.Created, Image: name, Instance: img.Instance.String(),
 		SpecHash: c.SpecHash(), Audit: c.Audit(), Effective: s.o.Gate.Effective(pod.Namespace),

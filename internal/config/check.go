@@ -59,6 +59,12 @@ var checks = []check{
 	{"log.level", func(c Config) (string, string) { return oneOf(c.Log.Level, "debug", "info", "warn", "error") }},
 	{"policy.dir", func(c Config) (string, string) { return absolute(c.Policy.Dir) }},
 	{"policy.source", func(c Config) (string, string) { return oneOf(c.Policy.Source, "local-unsigned", "signed") }},
+	{"policy.rejudge", func(c Config) (string, string) {
+		if c.Policy.Rejudge < time.Second {
+			return c.Policy.Rejudge.String(), "write a duration of at least 1s, such as \"10m\""
+		}
+		return "", ""
+	}},
 	{"policy.repository", policyRepository},
 	{"policy.poll", func(c Config) (string, string) {
 		if c.Policy.Poll < 10*time.Second {

@@ -58,6 +58,7 @@ type Policy struct {
 	Dir        string        `toml:"dir" doc:"Directory with node/ and namespaces/<namespace>/, and for source signed root.json and roots/."`
 	Repository string        `toml:"repository" doc:"Repository and tag of a registry that policy is brought from, for example registry.example/policy:current. Only with source signed; dir then holds the first root.json and whatever the registry does not have. Empty: dir alone."`
 	Poll       time.Duration `toml:"poll" doc:"How often the repository is asked for something new, give or take a tenth."`
+	Rejudge    time.Duration `toml:"rejudge" doc:"How often running containers are judged again although nothing changed. When the policy or an override changes they are judged at once."`
 	Source     string        `toml:"source" doc:"local-unsigned: files as they lie in dir. signed: OCI layouts in dir, signed by those whom dir/root.json delegates to; plain files are refused. It stands in Status and in every audit record."`
 }
 
@@ -151,7 +152,7 @@ func Default() Config {
 		State:  "/run/sallyport",
 		CRI:    CRI{Socket: "/run/sallyport/sallyport.sock", Slow: 5 * time.Second},
 		Log:    Log{Format: "text", Level: "info"},
-		Policy: Policy{Dir: "/etc/sallyport/policy", Source: "local-unsigned", Poll: 5 * time.Minute},
+		Policy: Policy{Dir: "/etc/sallyport/policy", Source: "local-unsigned", Poll: 5 * time.Minute, Rejudge: 10 * time.Minute},
 		Runtime: Runtime{
 			Default:  "runc",
 			Handlers: map[string]Handler{"runc": {Type: "oci", Allowed: []string{}, Defaults: map[string]string{}}},

@@ -37,32 +37,45 @@ func (s *Server) StartContainer(ctx context.Context, req *v1.StartContainerReque
 	return &v1.StartContainerResponse{}, nil
 }
 
-// admitStart asks the gate once more about a container as it was created: the same image, spec and
-// configuration, the evidence as stored now. refused is what else speaks against it.
+// admitStart asks the gate once more about a container as it was created. refused is what else speaks
+// against it.
 func (s *Server) admitStart(ctx context.Context, c *sandbox.Container, refused []enforce.Hit) (enforce.RunAdmission, error) {
-	img := c.Image()
-	found, err := s.o.Images.Lookup(img.ID.String(), img.Name.String())
-	if err != nil {
-		return enforce.RunAdmission{}, fmt.Errorf("start container %s: %w", c.ID(), err)
-	}
-	text, err := c.Spec()
+	req, err := s.Again(c)
 	if err != nil {
 		return enforce.RunAdmission{}, err
 	}
+	req.Refusals = refused
+	return s.o.Gate.AdmitRun(ctx, req)
+}
+
+// Again is the request to judge a container that exists once more: the same image, spec and configuration,
+// the evidence as stored now. It uses no network.
+func (s *Server) Again(c *sandbox.Container) (enforce.RunRequest, error) {
+	img, pod := c.Image(), c.Pod()
+	fail := func(err error) (enforce.RunRequest, error) {
+		return enforce.RunRequest{}, fmt.Errorf("judge container %s again: %w", c.ID(), err)
+	}
+	found, err := s.o.Images.Lookup(img.ID.String(), img.Name.String())
+	if err != nil {
+		return fail(err)
+	}
+	text, err := c.Spec()
+	if err != nil {
+		return fail(err)
+	}
 	volumes, err := s.volumesOf(c)
 	if err != nil {
-		return enforce.RunAdmission{}, fmt.Errorf("start container %s: %w", c.ID(), err)
+		return fail(err)
 	}
 	for _, f := range found {
-		if f.Image.Instance == img.Instance && f.UsableIn(c.Pod().Config().Namespace) {
-			pod := c.Pod()
-			return s.o.Gate.AdmitRun(ctx, enforce.RunRequest{
+		if f.Image.Instance == img.Instance && f.UsableIn(pod.Config().Namespace) {
+			return enforce.RunRequest{
 				Pod: podFacts(pod.Config()), PodID: pod.ID(), Container: containerFacts(c.Config(), c.ID(), c.Sealed().Weakenings),
-				Image: f.Image, Evidence: f.Evidence, Spec: string(text), Config: c.SealedText(), Resolved: c.Resolved(), Volumes: volumes, Refusals: refused,
-			})
+				Image: f.Image, Evidence: f.Evidence, Spec: string(text), Config: c.SealedText(), Resolved: c.Resolved(), Volumes: volumes,
+			}, nil
 		}
 	}
-	return enforce.RunAdmission{}, fmt.Errorf("start container %s: the store no longer holds %s as it was judged; pull it again", c.ID(), img.Name)
+	return fail(fmt.Errorf("the store no longer holds %s as it was judged; pull it again", img.Name))
 }
 
 // StopContainer ends a container, at the latest after the grace period; an unknown one is stopped.

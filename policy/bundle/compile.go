@@ -54,7 +54,7 @@ func compile(f files, kind Kind, name string, with means) (*compiled, error) {
 	}
 	c := &compiled{manifest: m, layer: policy.Layer{
 		Name: name, Hash: f.hash(), Revision: m.revision, Mode: m.mode, NotAfter: m.notAfter,
-		Allowances: m.allowances,
+		Allowances: m.allowances, Rejudge: m.rejudge,
 	}}
 	if err := c.images(f, with.scratch); err != nil {
 		return nil, err

@@ -35,6 +35,12 @@ type manifestYAML struct {
 		Required []string `yaml:"required"`
 		Unlisted string   `yaml:"unlisted" enum:"allow,deny"`
 	} `yaml:"namespaces"`
+	Rejudge *struct {
+		Action           string `yaml:"action" enum:"report,stop" need:"yes"`
+		Grace            string `yaml:"grace"`
+		MaxContainers    int    `yaml:"maxContainers"`
+		PercentPerMinute int    `yaml:"percentPerMinute"`
+	} `yaml:"rejudge"`
 	Allowances []struct {
 		Namespaces []string  `yaml:"namespaces" need:"yes"`
 		Hardening  yaml.Node `yaml:"hardening" need:"yes" ref:"hardening.json"`
@@ -51,6 +57,7 @@ type manifest struct {
 	required     []namespaces
 	denyUnlisted bool
 	allowances   []policy.Allowance
+	rejudge      policy.Rejudge
 }
 
 // namespaces is a pattern of namespace names: "*" is any run of characters.
@@ -83,6 +90,9 @@ func parseManifest(data []byte, kind Kind) (manifest, error) {
 	default:
 		return m, fmt.Errorf("mode: %q; want enforce or warn, or shadow in the directory shadow", y.Mode)
 	}
+	if err := y.rejudge(&m); err != nil {
+		return m, fmt.Errorf("rejudge.%w", err)
+	}
 	if kind != Node {
 		if y.Namespaces != nil {
 			return m, errors.New("namespaces: only the node policy says this")
@@ -93,6 +103,33 @@ func parseManifest(data []byte, kind Kind) (manifest, error) {
 		return m, nil
 	}
 	return m, y.nodeOnly(&m)
+}
+
+// rejudge reads what is done about running containers that are denied by now. Whoever stops says how many
+// and how fast: a slip in a policy must not end a node.
+func (y manifestYAML) rejudge(m *manifest) error {
+	r := y.Rejudge
+	switch {
+	case r == nil:
+		return nil
+	case r.Action == "report":
+		if r.Grace != "" || r.MaxContainers != 0 || r.PercentPerMinute != 0 {
+			return errors.New("action: report stops nothing; grace, maxContainers and percentPerMinute belong to stop")
+		}
+		return nil
+	case r.Action != "stop":
+		return fmt.Errorf("action: %.80q; want report or stop", r.Action)
+	case r.MaxContainers < 1 || r.MaxContainers > 10000:
+		return fmt.Errorf("maxContainers: %d; want 1 to 10000, after which it halts", r.MaxContainers)
+	case r.PercentPerMinute < 1 || r.PercentPerMinute > 100:
+		return fmt.Errorf("percentPerMinute: %d; want 1 to 100", r.PercentPerMinute)
+	}
+	grace, err := time.ParseDuration(r.Grace)
+	if err != nil || grace < time.Second || grace > 30*24*time.Hour {
+		return fmt.Errorf("grace: %.80q; want a duration from 1s to 720h", r.Grace)
+	}
+	m.rejudge = policy.Rejudge{Stop: true, Grace: grace, Max: r.MaxContainers, Percent: r.PercentPerMinute}
+	return nil
 }
 
 func (y manifestYAML) nodeOnly(m *manifest) error {

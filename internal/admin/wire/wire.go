@@ -46,6 +46,10 @@ type Container struct {
 	SpecHash  string    `json:"specHash"`
 	Audit     uint64    `json:"audit"`     // record of its admission
 	Effective string    `json:"effective"` // names the policy that judges its namespace now
+	Findings  []Hit     `json:"findings"`  // what speaks against it by now; it was admitted and runs
+	Override  string    `json:"override"`  // that covers the findings; "" for none
+	Aged      bool      `json:"aged"`      // the findings come from time or a fault alone
+	Due       time.Time `json:"due"`       // when it is stopped for them; zero: it is not
 }
 
 // Policy is the answer of policy/status.
