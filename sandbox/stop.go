@@ -97,6 +97,9 @@ func (c *Container) stopLocked(ctx context.Context, f *stopFlight) error {
 	if err != nil {
 		sig = syscall.SIGTERM
 	}
+	if err := c.thaw(ctx); err != nil { // a frozen process would take no signal, on cgroup v1 not even the last
+		return err
+	}
 	if f.left() > 0 {
 		if err := c.signal(sig); err != nil && !errors.Is(err, proc.ErrGone) {
 			return err

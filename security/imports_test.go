@@ -46,6 +46,7 @@ var rooms = map[string][]string{
 	"internal/doctor":             {"sandbox/network"},
 	"internal/keypair":            {},
 	"internal/span":               {},
+	"internal/inspect":            {"enforce", "sandbox"},
 	"internal/telemetry":          {"internal/keypair", "internal/span"},
 	"internal/cri":                {"enforce", "image", "image/ref", "sandbox", "sandbox/spec", "sandbox/stats", "sandbox/stream", "internal/span"},
 	"internal/admin":              {"internal/admin/wire", "internal/rejudge", "enforce", "image", "image/ref", "sandbox", "audit"},

@@ -6,6 +6,7 @@ import (
 	"sallyport/internal/admin"
 	"sallyport/internal/admin/wire"
 	"sallyport/internal/cri"
+	"sallyport/internal/inspect"
 	"sallyport/internal/rejudge"
 	"sallyport/policy"
 )
@@ -17,7 +18,13 @@ func (d *daemon) openAdmin(server *cri.Server) (*admin.Server, error) {
 		return nil, err
 	}
 	d.judge = judge
-	return admin.New(admin.Options{Gate: d.gate, Images: d.images, Pods: d.pods, Judge: judge, Policy: d.policyStatus, Log: d.log})
+	show, err := inspect.New(inspect.Options{Pods: d.pods, Freeze: server.Freeze, Config: d.c.Text(), Metrics: d.figures,
+		Info:       inspect.Info{StorageDriver: "overlay", StorageRoot: d.c.ImageRoot(), CgroupDriver: d.c.Runtime.Cgroups, Version: version},
+		Goroutines: d.c.Inspect.Goroutines, Heap: d.c.Inspect.Heap, Log: d.log})
+	if err != nil {
+		return nil, err
+	}
+	return admin.New(admin.Options{Gate: d.gate, Images: d.images, Pods: d.pods, Judge: judge, Policy: d.policyStatus, Inspect: show, Log: d.log})
 }
 
 // trouble is what is wrong with policy now, on one line: its files, or that re-judging halted.

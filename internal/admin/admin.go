@@ -30,7 +30,7 @@ const (
 	drainLimit = 5 * time.Second  // for calls in flight when the daemon ends
 )
 
-// Options are the parts of a Server; all are needed.
+// Options are the parts of a Server; all but Inspect are needed.
 type Options struct {
 	Gate   *enforce.Gate
 	Images *image.Store
@@ -38,6 +38,8 @@ type Options struct {
 	Judge  *rejudge.Judge
 	Policy func() wire.Policy // what policy is in force now; must be fast
 	Log    *slog.Logger
+
+	Inspect http.Handler // what is no call of the table: internal/inspect; nil: 404
 }
 
 // Server answers the operator. It is safe for concurrent use.

@@ -55,6 +55,9 @@ func (s *Server) handler() http.Handler {
 	for _, c := range calls {
 		mux.Handle("POST /v1/"+c.name, s.bound(c))
 	}
+	if s.o.Inspect != nil {
+		mux.Handle("/", s.bound(call{name: "inspect", limit: 30 * time.Second, serve: func(s *Server) http.HandlerFunc { return s.o.Inspect.ServeHTTP }}))
+	}
 	return mux
 }
 

@@ -23,6 +23,7 @@ type Config struct {
 	State   string  `toml:"state" doc:"Directory of what is true only while the kernel runs: pods and containers. Use a tmpfs."`
 	CRI     CRI     `toml:"cri" doc:"The door for the kubelet and crictl."`
 	Admin   Admin   `toml:"admin" doc:"The door for the operator's command line, sallyport."`
+	Inspect Inspect `toml:"inspect" doc:"What the operator's socket shows over HTTP besides, as CRI-O does (docs/observability.md)."`
 	Log     Log     `toml:"log" doc:"The daemon's own log, on standard error. The audit log is not set here: it cannot be turned off."`
 	Policy  Policy  `toml:"policy" doc:"Where permission comes from. Without a policy everything is denied."`
 	Runtime Runtime `toml:"runtime" doc:"OCI runtimes, monitor and first process."`
@@ -45,6 +46,12 @@ type CRI struct {
 // Admin is the operator's door.
 type Admin struct {
 	Socket string `toml:"socket" doc:"Unix socket, made with mode 0600; only the daemon's own user is served. Empty: admin.sock in state."`
+}
+
+// Inspect is what the daemon shows of its own insides.
+type Inspect struct {
+	Goroutines bool `toml:"goroutines" doc:"Show what each goroutine does, under /debug/goroutines."`
+	Heap       bool `toml:"heap" doc:"Give heap profiles, under /debug/heap."`
 }
 
 // Log is the daemon's own log.

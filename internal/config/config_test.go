@@ -50,6 +50,16 @@ func TestTOMLRoundTrip(t *testing.T) {
 	}
 }
 
+// What is shown as the configuration in force reads back as it.
+func TestTextRoundTrip(t *testing.T) {
+	want := Default()
+	want.CRI.Slow, want.Policy.Dir, want.Inspect.Heap = time.Minute, "/a \"b\"", true
+	got := Config{}
+	if err := Decode("shown", []byte(want.Text()), &got); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("decoded = %+v, %v, want %+v", got, err, want)
+	}
+}
+
 func TestEveryFieldHasDoc(t *testing.T) {
 	var visit func(reflect.Type)
 	visit = func(ty reflect.Type) {

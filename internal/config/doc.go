@@ -24,6 +24,20 @@ func TOML() string {
 	return b.String()
 }
 
+// Text is the configuration in force as TOML. It holds no secret: keys stand in files of their own.
+func (c Config) Text() string {
+	var b strings.Builder
+	walk(reflect.ValueOf(c), "", func(table, _ string, fields []field) {
+		if table != "" {
+			fmt.Fprintf(&b, "\n[%s]\n", table)
+		}
+		for _, f := range fields {
+			fmt.Fprintf(&b, "%s = %s\n", f.key, f.value)
+		}
+	})
+	return b.String()
+}
+
 // Markdown is docs/config.md.
 func Markdown() string {
 	var b strings.Builder

@@ -1,10 +1,13 @@
 package e2e
 
 import (
+	"context"
 	"encoding/hex"
 	"io"
+	"net"
 	"net/http"
 	"path"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -208,4 +211,63 @@ func lacks(spans []*trace.Span, calls map[string][]string) string {
 		}
 	}
 	return ""
+}
+
+// TestInspect: what CRI-O's users ask their runtime over HTTP, on the operator's socket.
+func TestInspect(t *testing.T) {
+	w := start(t, map[string]string{
+		"node/bundle.yaml":    "name: node\nrevision: 1\nrego: [sallyport.update]\nnamespaces:\n  unlisted: allow\n",
+		"node/rego/exec.rego": "package sallyport.update\n\ndeny contains {\"rule\": \"never-paused\", \"msg\": \"no\"} if input.pod.name == \"steady\"\n",
+		"node/hardening.yaml": "level: baseline\n",
+	}, "[inspect]\nheap = true\n")
+	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", filepath.Join("/run", filepath.Base(w.Scratch), "admin.sock"))
+	}}}
+	t.Cleanup(client.CloseIdleConnections)
+	get := func(path string) (int, string) {
+		t.Helper()
+		r, err := client.Get("http://localhost" + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Body.Close()
+		b, _ := io.ReadAll(r.Body)
+		return r.StatusCode, string(b)
+	}
+	image := w.push("open/app", v1.Config{Env: []string{"SECRET=topsecret"}})
+	podID, id, _ := w.running(image, "inspected", "/bin/sh", "-c", "while true; do date +%N > /tmp/x; done # topsecret")
+	_, steady, _ := w.running(image, "steady", "/bin/sleep", "1000")
+	for _, tt := range []struct {
+		path string
+		code int
+		want string
+	}{
+		{"/info", 200, `"storage_driver":"overlay"`},
+		{"/config", 200, "heap = true"},
+		{"/containers/" + id, 200, `"sandbox":"` + podID + `"`},
+		{"/containers/" + id[:12], 404, "give the whole ID"},
+		{"/metrics", 200, "sallyport_policy_enforced 1"},
+		{"/debug/goroutines", 403, "inspect.goroutines is off"},
+		{"/debug/heap", 200, ""},
+		{"/nowhere", 404, ""},
+		{"/unpause/" + id, 409, "nothing to do"},
+		{"/pause/" + id[:12], 404, "give the whole ID"},
+		{"/pause/" + steady, 403, `denied by rule "never-paused"`},
+		{"/pause/" + id, 200, "200 OK"},
+		{"/containers/" + id, 200, `"paused":true`},
+		{"/pause/" + id, 409, "nothing to do"},
+		{"/unpause/" + id, 200, "200 OK"},
+		{"/containers/" + id, 200, `"paused":false`},
+	} {
+		code, text := get(tt.path)
+		if code != tt.code || !strings.Contains(text, tt.want) {
+			t.Errorf("GET %s = %d, %.300q, want %d and %q", tt.path, code, text, tt.code, tt.want)
+		}
+		if strings.Contains(text, "topsecret") {
+			t.Errorf("GET %s tells environment or arguments", tt.path)
+		}
+	}
+	if r, err := client.Post("http://localhost/info", "", nil); err != nil || r.StatusCode != http.StatusMethodNotAllowed {
+		t.Errorf("POST /info = %v, %v, want 405", r, err)
+	}
 }
