@@ -36,6 +36,7 @@ type policySource struct {
 	log     *slog.Logger     // constant
 	// confine compiles the rules of namespaces in their own process; nil: in this one. Constant.
 	confine func(namespace string, o rego.Options) (policy.ActRule, error)
+	later   func(namespace string, o rego.Options) (policy.ActRule, error) // likewise, at first use; constant
 
 	stage    string          // constant; where policy from a registry is laid out, "" where none is brought
 	registry *fetch.Registry // constant; nil where none is brought
@@ -146,7 +147,7 @@ func (p *policySource) reload(ctx context.Context) error {
 
 // options say what to read and under what trust. Policy source "signed" has a state directory.
 func (p *policySource) options() bundle.Options {
-	o := bundle.Options{Root: p.dir, Scratch: p.scratch, Prev: p.set, Try: trial.Own, Confine: p.confine}
+	o := bundle.Options{Root: p.dir, Scratch: p.scratch, Prev: p.set, Try: trial.Own, Confine: p.confine, Later: p.later}
 	if p.state != "" {
 		o.Signed = &bundle.Signed{State: p.state, Now: later(time.Now(), p.latest()), Node: p.node}
 		if p.stage != "" {

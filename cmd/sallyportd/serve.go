@@ -124,7 +124,7 @@ func (d *daemon) openGate(ctx context.Context) error {
 	if err == nil {
 		d.figures = telemetry.New(d.scrape)
 		d.rules = confine.New(confine.Options{Program: "/proc/self/exe", Log: d.log})
-		d.policy = &policySource{dir: d.c.Policy.Dir, state: d.c.PolicyState(), node: node, latest: d.audit.Latest, scratch: scratchDir(d.c), gate: d.gate, log: d.log, stage: d.c.PolicyStage(), confine: d.rules.Compile}
+		d.policy = &policySource{dir: d.c.Policy.Dir, state: d.c.PolicyState(), node: node, latest: d.audit.Latest, scratch: scratchDir(d.c), gate: d.gate, log: d.log, stage: d.c.PolicyStage(), confine: d.rules.Compile, later: d.rules.Later}
 		if d.policy.registry, err = brought(d.c, d.log); err != nil {
 			return errors.Join(err, d.audit.Close())
 		}

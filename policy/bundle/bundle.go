@@ -39,6 +39,8 @@ type Options struct {
 	// Confine compiles the Rego of a namespace where it can harm nobody else (policy/rego/confine); nil: in
 	// this process.
 	Confine func(namespace string, o rego.Options) (policy.ActRule, error)
+	// Later is Confine put off until first use, for what was in force before this process; nil: Confine.
+	Later func(namespace string, o rego.Options) (policy.ActRule, error)
 }
 
 // Problem is something wrong that does not stop the rest.
@@ -210,6 +212,9 @@ func (s *Set) namespacesIn(root *os.Root, dir string) (names []string, err error
 
 func (s *Set) readNamespace(root *os.Root, o Options, name string, prev *Set) {
 	p := place{dir: o.Root, sub: "namespaces/" + name, kind: Namespace, name: "namespace " + name, with: o.means()}
+	if o.Prev == nil { // the first reading
+		p.with = o.before(p.with)
+	}
 	c, err := one(root, p, prev.bundles[name])
 	if err == nil && c == nil {
 		err = fmt.Errorf("%s: empty; it needs bundle.yaml and requirements.yaml or policy.json", filepath.Join(o.Root, p.sub))

@@ -31,6 +31,14 @@ type means struct {
 
 func (o Options) means() means { return means{o.Scratch, o.Confine, o.Try} }
 
+// before is m for a bundle that was in force before this process: it compiled then.
+func (o Options) before(m means) means {
+	if o.Later != nil {
+		m.confine = o.Later
+	}
+	return m
+}
+
 // known are the files at the top of a bundle that mean something. Others of the same kinds are
 // refused: requirement.yaml for requirements.yaml would silently require nothing.
 var known = []string{"bundle.yaml", "policy.json", "requirements.yaml", "hardening.yaml", "trusted_root.json", "revocations.yaml"}

@@ -43,6 +43,7 @@ type trust struct {
 	problems []Problem
 	anchor   *os.Root // Signed.Anchor, open; nil without one
 	at       string   // Signed.Anchor
+	o        Options
 }
 
 // readSigned reads the node policy and those of namespaces, each as it lies in its directory or, where
@@ -201,10 +202,14 @@ func (t *trust) accept(f files, p place, namespace string, prev *compiled) (acce
 	inner := files(art.Files)
 	c := prev
 	if prev == nil || prev.layer.Hash != inner.hash() || prev.layer.Name != p.name {
-		if c, err = compile(inner, p.kind, p.name, p.with); err != nil {
+		with, before := p.with, a.mark.Digest == t.mem.state.Marks[namespace].Digest
+		if before {
+			with = t.o.before(with)
+		}
+		if c, err = compile(inner, p.kind, p.name, with); err != nil {
 			return accepted{}, err
 		}
-		if a.mark.Digest != t.mem.state.Marks[namespace].Digest { // else they held when it was accepted
+		if !before { // else its cases held when it was accepted
 			if c, err = p.tried(c, inner); err != nil {
 				return accepted{}, err
 			}
@@ -269,7 +274,7 @@ func forWhom(c layout.Config) string {
 // openTrust finds the root in force: the one that was followed last, or a newer one that its signers and
 // its own signed. A node that has followed none takes the one that is installed.
 func openTrust(root, anchor *os.Root, o Options) (*trust, error) {
-	t := &trust{now: o.Signed.Now, mem: memory{dir: o.Signed.State}, anchor: anchor, at: o.Signed.Anchor}
+	t := &trust{now: o.Signed.Now, mem: memory{dir: o.Signed.State}, anchor: anchor, at: o.Signed.Anchor, o: o}
 	if t.now.IsZero() {
 		return nil, errors.New("read policy: the judged time is missing")
 	}

@@ -19,6 +19,7 @@ import (
 	"syscall"
 	"time"
 
+	"sallyport/policy/rego/confine"
 	"sallyport/test/node"
 )
 
@@ -44,6 +45,7 @@ type report struct {
 }
 
 func main() {
+	confine.Init() // the rules of namespaces run in a child of this very program
 	bin := flag.String("bin", "bin", "folder with sallyportd and sallyport-init")
 	deps := flag.String("deps", ".deps", "folder with the real components")
 	pods := flag.Int("pods", 50, "pods for the latency of one pod start")
@@ -59,7 +61,7 @@ func main() {
 		b := &bench{ctx: ctx, scratch: scratch, pods: *pods, many: *many}
 		b.bin, _ = filepath.Abs(*bin)
 		b.deps, _ = filepath.Abs(*deps)
-		stages := []func() error{b.publish, b.idle, b.onePod, b.manyPods, b.pulls, b.verdicts}
+		stages := []func() error{b.publish, b.idle, b.onePod, b.manyPods, b.pulls, b.verdicts, b.scale}
 		if *growth {
 			stages = []func() error{b.publish, b.growth}
 		}

@@ -92,6 +92,45 @@ func (c *Child) Compile(namespace string, o rego.Options) (policy.ActRule, error
 	return r, nil
 }
 
+// Later is Compile put off until the rules are first asked: for rules that were compiled before, by an
+// earlier run or by whoever built the bundle, of which a node may start with a thousand. Rules that do
+// not compile deny, each time, with the reason.
+func (c *Child) Later(namespace string, o rego.Options) (policy.ActRule, error) {
+	return &later{child: c, namespace: namespace, o: o}, nil
+}
+
+// later is a rule that is compiled at first use.
+type later struct {
+	child     *Child       // constant
+	namespace string       // constant
+	o         rego.Options // constant
+
+	mu   sync.Mutex     // guards rule; held over the compilation, which others of the namespace wait for
+	rule policy.ActRule // nil: not compiled yet
+}
+
+// JudgeAct compiles the rules where nobody did yet, and asks them.
+func (l *later) JudgeAct(ctx context.Context, act policy.Act, claims []policy.Claim) (deny, warn []policy.Hit, err error) {
+	r, err := l.compiled()
+	if err != nil {
+		return nil, nil, err
+	}
+	return r.JudgeAct(ctx, act, claims)
+}
+
+func (l *later) compiled() (policy.ActRule, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.rule == nil {
+		r, err := l.child.Compile(l.namespace, l.o)
+		if err != nil {
+			return nil, err
+		}
+		l.rule = r
+	}
+	return l.rule, nil
+}
+
 // rule is the compiled Rego of one namespace. It is immutable.
 type rule struct {
 	child  *Child

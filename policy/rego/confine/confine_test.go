@@ -245,3 +245,25 @@ func probe() {
 	fmt.Printf("could %v\n", could)
 	os.Exit(0)
 }
+
+// Rules that are put off are compiled when they are first asked; what does not compile denies by an error
+// that names file and line, and starts nothing before.
+func TestLaterCompilesAtFirstUse(t *testing.T) {
+	c := newChild(t, 0)
+	o := rego.Options{Modules: map[string]string{"rego/a.rego": exact}, Packages: []string{"sallyport.run"}}
+	good, err := c.Later("pay", o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Modules = map[string]string{"rego/a.rego": "package sallyport.run\n\ndeny contains x if input.nothing"}
+	bad, err := c.Later("shop", o)
+	if err != nil || c.run != nil {
+		t.Fatalf("Later() = %v, child started: %t", err, c.run != nil)
+	}
+	if _, _, err := bad.JudgeAct(t.Context(), act(true), nil); err == nil || !strings.Contains(err.Error(), "rego/a.rego:3") {
+		t.Errorf("rules that do not compile: %v, want file and line", err)
+	}
+	if deny, _, err := good.JudgeAct(t.Context(), act(true), nil); err != nil || len(deny) != 1 {
+		t.Errorf("rules that do: %v, %v", deny, err)
+	}
+}
