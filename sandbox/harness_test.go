@@ -105,7 +105,7 @@ func (n *node) end() {
 		unix.Unmount(dir, unix.MNT_DETACH)
 	}
 	groups, _ := filepath.Glob("/sys/fs/cgroup/*" + n.cgroup)
-	for _, g := range groups {
+	for _, g := range append(groups, "/sys/fs/cgroup"+n.cgroup) {
 		os.Remove(g)
 	}
 }
@@ -220,6 +220,9 @@ func hostFacts() spec.Host {
 		if isDir(filepath.Join(cgroupRoot, c)) {
 			h.Controllers = append(h.Controllers, c)
 		}
+	}
+	if data, err := os.ReadFile(filepath.Join(cgroupRoot, "cgroup.controllers")); err == nil {
+		h.CgroupVersion, h.Controllers = 2, strings.Fields(string(data))
 	}
 	for i, name := range capNames {
 		if v, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, uintptr(i), 0, 0, 0); err == nil && v == 1 {

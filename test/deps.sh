@@ -8,7 +8,7 @@ set -euo pipefail
 deps=${SALLYPORT_DEPS:-$(cd "$(dirname "$0")/.." && pwd)/.deps}
 runc=v1.5.2 plugins=v1.9.1 registry=v3.1.2 runsc=v0.0.0-20260905035102-160fafc42237
 fulcio=v1.8.8 rekor=v2.3.0 timestamp=v2.1.3 cosign=v3.1.3
-packages=(gcc libc6-dev pkg-config libseccomp-dev conmon iptables nftables iproute2 busybox-static e2fsprogs strace)
+packages=(gcc libc6-dev pkg-config libseccomp-dev conmon crun iptables nftables iproute2 busybox-static e2fsprogs strace)
 
 missing=()
 for p in "${packages[@]}"; do

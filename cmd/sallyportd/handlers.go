@@ -39,6 +39,7 @@ func handlerHost(host spec.Host, h config.Handler, f sandbox.RuntimeFacts) spec.
 	host.SELinux = host.SELinux && f.SELinux
 	host.AppArmor = host.AppArmor && f.AppArmor
 	host.RecursiveRO = f.RRO
+	host.SpecVersion = f.Spec
 	host.OwnKernel = h.Type == "gvisor"
 	return host
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/mod/semver"
 
 	"sallyport/policy/baseline"
 )
@@ -32,7 +33,7 @@ type builder struct {
 // contradicts itself, does not exist, or the node lacks what hardening needs.
 func Build(in Input) (Output, error) {
 	b := &builder{in: in, spec: &specs.Spec{
-		Version: specs.Version,
+		Version: specVersion(in.Host),
 		Root:    &specs.Root{Path: "rootfs", Readonly: in.Container.Security.ReadOnlyRootfs},
 		Process: &specs.Process{Terminal: in.Container.TTY, User: specs.User{Umask: in.Container.Umask}},
 		Linux:   &specs.Linux{},
@@ -60,6 +61,14 @@ func Build(in Input) (Output, error) {
 		}
 	}
 	return b.output()
+}
+
+// specVersion is the newest that both sides know: old runtimes refuse a newer one outright.
+func specVersion(h Host) string {
+	if h.SpecVersion != "" && semver.Compare("v"+h.SpecVersion, "v"+specs.Version) < 0 {
+		return h.SpecVersion
+	}
+	return specs.Version
 }
 
 func (b *builder) output() (Output, error) {

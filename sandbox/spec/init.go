@@ -21,7 +21,7 @@ func BuildInit(in PodInput) (Output, error) {
 			Floor: in.Floor, Host: in.Host, Defaults: in.Defaults,
 		},
 		spec: &specs.Spec{
-			Version: specs.Version,
+			Version: specVersion(in.Host),
 			Root:    &specs.Root{Path: "rootfs", Readonly: true},
 			Process: &specs.Process{
 				Args:            []string{"/sallyport-init", "pause"},

@@ -32,6 +32,7 @@ type Host struct {
 	SELinux        bool              `json:"selinux"`                 // enabled
 	AppArmor       bool              `json:"appArmor"`                // enabled
 	RecursiveRO    bool              `json:"recursiveRO"`             // OCI runtime and kernel know rro mounts
+	SpecVersion    string            `json:"specVersion,omitempty"`   // newest runtime-spec that the OCI runtime reads; "": the newest that we know
 	OwnKernel      bool              `json:"ownKernel,omitempty"`     // the OCI runtime gives each container a kernel of its own (gVisor)
 	RlimitMax      map[string]uint64 `json:"rlimitMax"`               // RLIMIT_X to the hard limit that the daemon may set; absent: any
 	OOMScoreAdjMin int               `json:"oomScoreAdjMin"`          // the lowest value that the daemon may write; -1000 with CAP_SYS_RESOURCE

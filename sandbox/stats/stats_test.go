@@ -85,7 +85,7 @@ func TestRead(t *testing.T) {
 		cmd.Wait()
 	})
 	var first Figures
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		var err error
 		if first, err = r.Read(path); err != nil {
 			t.Fatal(err)

@@ -196,6 +196,42 @@ func TestUnifiedNeedsVersion2(t *testing.T) {
 	}
 }
 
+// TestUnifiedKeys: on cgroup v2, what the kubelet's memory QoS sends is in force, an annotation makes it
+// tighter and never looser, swap ends at its limit, and the kernel's pressure figures are told.
+func TestUnifiedKeys(t *testing.T) {
+	var st unix.Statfs_t
+	if unix.Statfs("/sys/fs/cgroup", &st) == nil && st.Type != unix.CGROUP2_SUPER_MAGIC {
+		t.Skip("the node has cgroup v1; make test-vm runs this")
+	}
+	w := start(t, nil, fmt.Sprintf("[runtime.handlers.open]\npath = %q\nallowed_annotations = [\"unified-cgroup.crio.io\"]\n", roottest.Binary(t, "runc")))
+	image := w.push("open/app", v1.Config{})
+	for annotation, want := range map[string]string{"memory.high=20971520": "20971520", "memory.high=94371840": "50331648"} {
+		pod := w.Pod("default", "unified")
+		pod.Annotations = map[string]string{"unified-cgroup.crio.io/main": annotation + ";memory.oom.group=1"}
+		podID := w.withHandler("open", pod)
+		c := node.Container("main", image, w.pulled(image, pod), "/bin/sleep", "1000")
+		c.Linux.Resources.MemoryLimitInBytes, c.Linux.Resources.MemorySwapLimitInBytes = 64<<20, 64<<20
+		c.Linux.Resources.Unified = map[string]string{"memory.high": "50331648", "memory.low": "1048576"}
+		id, err := w.Create(w.ctx, podID, pod, c)
+		if err == nil {
+			err = w.Start(w.ctx, id)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir := filepath.Join("/sys/fs/cgroup", pod.Linux.CgroupParent, "sallyport-"+id)
+		for file, want := range map[string]string{"memory.high": want, "memory.low": "1048576", "memory.oom.group": "1", "memory.max": "67108864", "memory.swap.max": "0"} {
+			if b, err := os.ReadFile(filepath.Join(dir, file)); err != nil || strings.TrimSpace(string(b)) != want {
+				t.Errorf("%s: %s = %q, %v, want %s", annotation, file, b, err, want)
+			}
+		}
+		stats, err := w.Runtime.ContainerStats(w.ctx, &cri.ContainerStatsRequest{ContainerId: id})
+		if err != nil || stats.Stats.GetCpu().GetPsi() == nil || stats.Stats.GetMemory().GetPsi() == nil {
+			t.Errorf("ContainerStats() = %v, %v, want pressure figures", stats, err)
+		}
+	}
+}
+
 // TestHandlers: a second runtime handler serves pods that name it, Status shows each with its features,
 // and an unknown one is refused before anything is made.
 func TestHandlers(t *testing.T) {

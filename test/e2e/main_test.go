@@ -32,6 +32,9 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run()) // every test asks for root
 	}
 	if !node.Inside() {
+		if os.Getenv(binEnv) != "" { // built elsewhere: in the test VM there is no compiler
+			os.Exit(node.Isolate(nil))
+		}
 		bin, err := node.Build()
 		if err != nil {
 			fmt.Fprintln(os.Stderr, "build the daemon:", err)
@@ -85,7 +88,7 @@ func prepare(t *testing.T) *world {
 	roottest.Binary(t, "runc")
 	roottest.Binary(t, "conmon")
 	roottest.Binary(t, "bridge")
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), node.Patience(3*time.Minute))
 	t.Cleanup(cancel)
 	w := &world{ctx: ctx, t: t, registry: sigkit.NewRegistry(sigkit.Referrers)}
 	t.Cleanup(w.registry.Close)

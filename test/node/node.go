@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -133,6 +134,15 @@ func (n *Node) cni() string {
 `, n.Bridge, n.Masq, n.Path("cni/leases"), extra)
 }
 
+// Patience is how long a test waits for what takes d at most here: SALLYPORT_TEST_SLOW times as long, which
+// the test VM sets, since an emulated machine is ten to twenty times slower.
+func Patience(d time.Duration) time.Duration {
+	if n, err := strconv.Atoi(os.Getenv("SALLYPORT_TEST_SLOW")); err == nil && n > 1 && n <= 100 {
+		return d * time.Duration(n)
+	}
+	return d
+}
+
 // StartDaemon starts the daemon and waits until it answers.
 func (n *Node) StartDaemon(ctx context.Context) error {
 	if n.Log == nil {
@@ -153,7 +163,7 @@ func (n *Node) StartDaemon(ctx context.Context) error {
 // dial connects once the daemon listens: gRPC would wait a second after a refused connection. It tries
 // again until the daemon answers, since one that is on its way out may have taken the connection.
 func (n *Node) dial(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, Patience(20*time.Second))
 	defer cancel()
 	for {
 		err := n.connect(ctx)

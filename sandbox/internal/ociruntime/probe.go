@@ -17,9 +17,10 @@ var ErrUnsafe = errors.New("unsafe OCI runtime")
 type Facts struct {
 	Name       string // runc, crun
 	Version    string
-	Seccomp    bool // can install seccomp filters
-	IDMap      bool // can mount with ID maps
-	RRO        bool // can mount recursively read-only
+	Spec       string // newest runtime-spec that it says it reads, 1.x.y; "" if it does not say
+	Seccomp    bool   // can install seccomp filters
+	IDMap      bool   // can mount with ID maps
+	RRO        bool   // can mount recursively read-only
 	SELinux    bool
 	AppArmor   bool
 	CgroupV1   bool
@@ -40,6 +41,9 @@ func (r *Runtime) Probe(ctx context.Context) (Facts, error) {
 	}
 	out, err = r.run(ctx, nil, "features")
 	if err != nil {
+		if old := f.Safe(); old != nil {
+			return f, fmt.Errorf("probe runtime %s: %w", r.opt.Path, old)
+		}
 		return f, fmt.Errorf("probe runtime %s: %w: it cannot tell its features: %w", r.opt.Path, ErrUnsafe, err)
 	}
 	if err := parseFeatures(out, &f); err != nil {
@@ -138,6 +142,8 @@ func semver(s string) (v [3]int, pre bool, err error) {
 	return v, pre, nil
 }
 
+var specLine = regexp.MustCompile(`(?m)^spec: (1\.[0-9]{1,3}\.[0-9]{1,3})$`)
+
 // parseVersion reads "runc version 1.5.2" or "crun version 1.20" from the first line.
 func parseVersion(out string) (Facts, error) {
 	first, _, _ := strings.Cut(out, "\n")
@@ -145,7 +151,14 @@ func parseVersion(out string) (Facts, error) {
 	if len(words) < 3 || words[1] != "version" {
 		return Facts{}, fmt.Errorf("%w: %q is not the version of an OCI runtime", ErrUnsafe, first)
 	}
-	return Facts{Name: words[0], Version: words[2]}, nil
+	f := Facts{Name: words[0], Version: words[2]}
+	if m := specLine.FindStringSubmatch(out); m != nil {
+		f.Spec = m[1]
+	}
+	for _, w := range strings.Fields(out) { // crun says here what it was built with; before 1.9 it has no features
+		f.Seccomp, f.SELinux, f.AppArmor = f.Seccomp || w == "+SECCOMP", f.SELinux || w == "+SELINUX", f.AppArmor || w == "+APPARMOR"
+	}
+	return f, nil
 }
 
 // parseFeatures reads the features document of the runtime-spec (features.md), as far as we need it.
