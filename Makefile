@@ -9,7 +9,7 @@ TIME     ?= 10s
 KILLS    ?= 500
 PKG      ?= ./...
 
-.PHONY: help build deps test e2e-sigstore record-sigstore demo bench fuzz kills mutants generate lint clean
+.PHONY: help build deps test test-vm e2e-sigstore record-sigstore demo bench fuzz kills mutants generate lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 17
@@ -31,6 +31,9 @@ e2e-sigstore: deps ## sign with a real sigstore and cosign, judge without a netw
 record-sigstore: deps ## write policy/sigstore/testdata/cosign3 anew with a real sigstore and cosign
 	@test/deps.sh sigstore
 	SALLYPORT_REQUIRE_ROOT=1 SALLYPORT_RECORD=$(CURDIR)/policy/sigstore/testdata/cosign3 go test -tags=$(TAGS),sigstore -count=1 -run TestRecord ./test/e2e-sigstore
+
+test-vm: deps ## tests on cgroup v2 in an emulated machine (not part of make test; minutes)
+	@test/vm/run.sh apparmor
 
 lint: ## gofmt and go vet
 	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "gofmt: $$out"; exit 1; }
