@@ -216,7 +216,7 @@ func (d *daemon) openPods(ctx context.Context) (*cri.Server, error) {
 		Handlers:      handlers,
 		Default:       d.c.Runtime.Default,
 		NetworkStatus: d.cni.Status, PolicyProblem: d.trouble,
-		CreateTimeout: d.c.Timeout.Create, PullTimeout: d.c.Timeout.Pull, Slow: d.c.CRI.Slow,
+		Creates: d.c.Limits.Creates, CreateTimeout: d.c.Timeout.Create, PullTimeout: d.c.Timeout.Pull, Slow: d.c.CRI.Slow,
 		Observe: d.figures.Observe, Pulled: d.figures.Pulled, Streamed: d.streamed, Tracer: d.tracer(), Log: d.log,
 	})
 }

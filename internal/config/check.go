@@ -122,6 +122,12 @@ var checks = []check{
 	{"streaming.max_per_container", func(c Config) (string, string) { return between(c.Streams.MostOf, 1, c.Streams.Most) }},
 	{"image.registries_conf", func(c Config) (string, string) { return absoluteOrEmpty(c.Image.RegistriesConf) }},
 	{"image.auth_file", func(c Config) (string, string) { return absoluteOrEmpty(c.Image.AuthFile) }},
+	{"limits.creates", func(c Config) (string, string) {
+		if c.Limits.Creates < 0 || c.Limits.Creates > 1000 { // each can hold a monitor, a runtime and CNI plugins
+			return fmt.Sprint(c.Limits.Creates), "use 0 (by the CPUs) to 1000"
+		}
+		return "", ""
+	}},
 	{"limits.pids", func(c Config) (string, string) {
 		if c.Limits.Pids < 0 || c.Limits.Pids > 1<<22 { // PID_MAX_LIMIT of a 64-bit kernel
 			return fmt.Sprint(c.Limits.Pids), "use 0 (the default) to 4194304"

@@ -119,6 +119,7 @@ type Image struct {
 
 // Limits are bounds for every container.
 type Limits struct {
+	Creates int   `toml:"creates" doc:"Most pods and containers that are made at once; others wait their turn, and on a node that stalls for memory or its disk only a quarter goes. 0: four for each CPU, at least 8."`
 	Pids    int64 `toml:"pids" doc:"Most processes of a container for which the pod sets no other limit. 0: 4096; nobody gets no limit."`
 	LogSize int64 `toml:"log_size" doc:"Most bytes of one container log file before conmon stops it growing; the kubelet rotates long before. 0: no limit."`
 }

@@ -199,6 +199,7 @@ func TestCheck(t *testing.T) {
 		{"streaming.max_per_container", func(c *Config) { c.Streams.MostOf = 1001 }},
 		{"image.registries_conf", func(c *Config) { c.Image.RegistriesConf = "x" }},
 		{"image.auth_file", func(c *Config) { c.Image.AuthFile = "x" }},
+		{"limits.creates", func(c *Config) { c.Limits.Creates = -1 }},
 		{"limits.pids", func(c *Config) { c.Limits.Pids = -1 }},
 		{"limits.log_size", func(c *Config) { c.Limits.LogSize = 1 }},
 		{"timeout", func(c *Config) { c.Timeout.Pull = 0 }},

@@ -64,6 +64,11 @@ func samePod(have spec.PodConfig, c *v1.PodSandboxConfig) error {
 }
 
 func (s *Server) create(ctx context.Context, pod *sandbox.Pod, cfg spec.ContainerConfig) (*sandbox.Container, error) {
+	give, err := s.turns.take(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("create container %q: %w", cfg.Name, err)
+	}
+	defer give()
 	found, err := s.o.Images.Lookup(cfg.Image.Image, cfg.Image.UserSpecified)
 	if err != nil {
 		return nil, fmt.Errorf("create container %q: %w", cfg.Name, err)

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"sallyport/internal/span"
 )
 
 // parked is how long a finished result waits for the retry of a call that timed out, before it is
@@ -28,6 +30,7 @@ type flight[T any] struct {
 	hash   string             // constant
 	cancel context.CancelFunc // constant
 	done   chan struct{}      // closed once value and err are set
+	at     *span.Progress     // constant; where the work is
 	value  T
 	err    error
 	taken  bool // guarded by flights.mu; the result has an owner
@@ -39,6 +42,8 @@ func newFlights[T any](limit time.Duration, undo func(T)) *flights[T] {
 
 // do returns what work made, or ctx's error if the call ends first: then the work goes on.
 func (g *flights[T]) do(ctx context.Context, key, hash string, work func(context.Context) (T, error)) (T, error) {
+	early, cancel := nearEnd(ctx)
+	defer cancel()
 	for {
 		f, old := g.join(ctx, key, hash, work)
 		if old != nil {
@@ -56,11 +61,28 @@ func (g *flights[T]) do(ctx context.Context, key, hash string, work func(context
 		case <-f.done:
 			g.take(key, f)
 			return f.value, f.err
-		case <-ctx.Done():
+		case <-early.Done():
 			var none T
-			return none, fmt.Errorf("not done yet, a retry joins it: %w", ctx.Err())
+			err := ctx.Err()
+			if err == nil {
+				err = context.DeadlineExceeded
+			}
+			return none, fmt.Errorf("not done yet, at stage %q; a retry joins it: %w", f.at.At(), err)
 		}
 	}
+}
+
+// lead is how long before its deadline a call is answered: an answer that comes later is thrown away, and
+// its caller would not be told at what stage the work is.
+const lead = 200 * time.Millisecond
+
+// nearEnd is a context that ends with ctx, or shortly before its deadline.
+func nearEnd(ctx context.Context) (context.Context, context.CancelFunc) {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return context.WithCancel(ctx)
+	}
+	return context.WithDeadline(ctx, deadline.Add(-min(lead, time.Until(deadline)/10)))
 }
 
 // join returns the flight of key and hash, started if there is none, or the other one in the way.
@@ -74,7 +96,8 @@ func (g *flights[T]) join(ctx context.Context, key, hash string, work func(conte
 		return f, nil
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.limit)
-	f = &flight[T]{hash: hash, cancel: cancel, done: make(chan struct{})}
+	ctx, at := span.Follow(ctx)
+	f = &flight[T]{hash: hash, cancel: cancel, done: make(chan struct{}), at: at}
 	g.all[key] = f
 	go g.run(ctx, key, f, work)
 	return f, nil

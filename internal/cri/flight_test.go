@@ -3,26 +3,35 @@ package cri
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"sallyport/internal/span"
 )
 
 func TestFlightOutlivesItsCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var undone, made atomic.Int32
 		g := newFlights(time.Minute, func(string) { undone.Add(1) })
-		work := func(context.Context) (string, error) {
+		work := func(ctx context.Context) (string, error) {
+			_, sp := span.Start(ctx, span.Network)
+			defer sp.End(nil)
 			made.Add(1)
 			time.Sleep(10 * time.Second)
 			return "id", nil
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if _, err := g.do(ctx, "k", "h", work); !errors.Is(err, context.DeadlineExceeded) {
-			t.Fatalf("do() = %v, want DeadlineExceeded", err)
+		begin := time.Now()
+		if _, err := g.do(ctx, "k", "h", work); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), `at stage "network"; a retry joins it`) {
+			t.Fatalf("do() = %v, want DeadlineExceeded and the stage", err)
+		}
+		if left := time.Second - time.Since(begin); left <= 0 || left > lead {
+			t.Errorf("answered %s before the deadline, want in time and not early", left)
 		}
 		got, err := g.do(t.Context(), "k", "h", work)
 		if got != "id" || err != nil || made.Load() != 1 {

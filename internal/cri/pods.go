@@ -58,6 +58,11 @@ func (s *Server) userNamespace(cfg spec.PodConfig) error {
 }
 
 func (s *Server) runPod(ctx context.Context, cfg spec.PodConfig) (*sandbox.Pod, error) {
+	give, err := s.turns.take(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("run pod %s/%s: %w", cfg.Namespace, cfg.Name, err)
+	}
+	defer give()
 	res, err := s.o.Pods.Reserve(ctx, cfg)
 	if errors.Is(err, sandbox.ErrExists) {
 		return s.existingPod(cfg, err)

@@ -59,6 +59,7 @@ type Options struct {
 	InitHash      string // sha256 of sallyport-init, hexadecimal
 	Handlers      []Handler
 	Default       string // handler of pods that name none
+	Creates       int    // pods and containers made at once; 0: by the CPUs
 	CreateTimeout time.Duration
 	PullTimeout   time.Duration
 	Slow          time.Duration // calls that take longer are logged; 0: none
@@ -79,6 +80,7 @@ type Server struct {
 	pods    *flights[*sandbox.Pod]       // RunPodSandbox
 	creates *flights[*sandbox.Container] // CreateContainer
 	pulls   *flights[string]             // PullImage
+	turns   *turns                       // to make a pod or a container
 	users   sync.Map                     // container ID to *v1.ContainerUser; dropped when removed
 	opened  openedFiles                  // has its own lock
 	metrics []metric                     // constant; those that are told of pods and containers
@@ -95,6 +97,7 @@ func New(o Options) (*Server, error) {
 	}
 	s := &Server{o: o, metrics: chosen(o.PodMetrics), closing: make(chan struct{})}
 	s.opened = openedFiles{read: o.Stats.Processes, of: map[string]*opened{}}
+	s.turns = newTurns(o.Creates, pressures)
 	s.pulls = newFlights[string](o.PullTimeout, nil)
 	s.pods = newFlights(o.CreateTimeout, s.undoPod)
 	s.creates = newFlights(o.CreateTimeout, s.undoContainer)

@@ -36,6 +36,7 @@ const (
 	Monitor    Stage = "monitor and runtime create"
 	Runtime    Stage = "runtime"
 	Exec       Stage = "runtime exec"
+	Turn       Stage = "wait for a turn"
 )
 
 // Key is what a span tells beside its name and times.
@@ -54,22 +55,30 @@ const (
 // maxValue bounds a value in bytes.
 const maxValue = 128
 
-// Span is a stage that has begun. A nil Span is one that nobody traces.
-type Span struct{ of trace.Span }
+// Span is a stage that has begun. A nil Span is one that nobody traces or follows.
+type Span struct {
+	of     trace.Span // constant; nil: not traced
+	follow *Progress  // constant; nil: not followed
+	stage  Stage      // constant
+}
 
 // Start begins a stage of the call that ctx belongs to.
 func Start(ctx context.Context, stage Stage) (context.Context, *Span) {
-	parent := trace.SpanFromContext(ctx)
-	if !parent.IsRecording() {
+	parent, follow := trace.SpanFromContext(ctx), progressOf(ctx)
+	if !parent.IsRecording() && follow == nil {
 		return ctx, nil
 	}
-	ctx, s := parent.TracerProvider().Tracer("sallyport").Start(ctx, string(stage))
-	return ctx, &Span{s}
+	s := &Span{follow: follow, stage: stage}
+	follow.begin(stage)
+	if parent.IsRecording() {
+		ctx, s.of = parent.TracerProvider().Tracer("sallyport").Start(ctx, string(stage))
+	}
+	return ctx, s
 }
 
 // Set tells one thing. An empty value is left out.
 func (s *Span) Set(key Key, value string) {
-	if s == nil || value == "" {
+	if s == nil || s.of == nil || value == "" {
 		return
 	}
 	if len(value) > maxValue {
@@ -81,13 +90,17 @@ func (s *Span) Set(key Key, value string) {
 // Note tells one thing of the stage that ctx is in.
 func Note(ctx context.Context, key Key, value string) {
 	if of := trace.SpanFromContext(ctx); of.IsRecording() {
-		(&Span{of}).Set(key, value)
+		(&Span{of: of}).Set(key, value)
 	}
 }
 
 // End ends the stage. It failed if err points to an error; the error's text is not told.
 func (s *Span) End(err *error) {
 	if s == nil {
+		return
+	}
+	s.follow.end(s.stage)
+	if s.of == nil {
 		return
 	}
 	if err != nil && *err != nil {

@@ -184,6 +184,7 @@ func TestKilledAtEveryPoint(t *testing.T) {
 	if err := os.MkdirAll(data, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	w.images = true
 	before, was := w.state(stays), w.traces()
 
 	killed := func(points ...string) (reached bool) {

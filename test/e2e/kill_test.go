@@ -45,6 +45,7 @@ func TestKilledAnywhere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	w.images = true
 	before, was := w.state(stays), w.traces()
 	reapOrphans(t)
 

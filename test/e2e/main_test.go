@@ -59,6 +59,7 @@ type world struct {
 	registry *httptest.Server
 	host     string
 	key      *sigkit.Key
+	images   bool // traces counts images too
 }
 
 // start runs a node for one test. Its end is registered.
