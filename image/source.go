@@ -59,6 +59,28 @@ func (s *Store) Resolve(ctx context.Context, n ref.Name, c Credentials) (*Source
 	return src, nil
 }
 
+// ResolveLayout is Resolve for an image that an operator brings as an OCI layout in the directory dir,
+// with its evidence as referrers in the same layout: it is to be known as n. It reads no network; what
+// is pulled from it passes the same gate, and is hashed as it is read.
+func (s *Store) ResolveLayout(ctx context.Context, dir string, n ref.Name) (*Source, error) {
+	if n.IsZero() {
+		return nil, errors.New("resolve layout: no name")
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	n = canonical(n)
+	repo, top, err := registry.OpenLayout(dir, n, maxManifest)
+	if err != nil {
+		return nil, fmt.Errorf("resolve %s: %w", n, err)
+	}
+	src := &Source{repo: repo}
+	if err := s.read(ctx, src, n, top); err != nil {
+		repo.Close()
+		return nil, fmt.Errorf("resolve %s in %s: %w", n, dir, err)
+	}
+	return src, nil
+}
+
 func (s *Store) resolve(ctx context.Context, n ref.Name, c Credentials) (*Source, error) {
 	repo, top, err := s.registries.Open(ctx, n, registry.Credentials(c), maxManifest)
 	if err != nil {

@@ -31,6 +31,7 @@ var calls = []call{
 	{wire.CallPs, Reads, 10 * time.Second, func(s *Server) http.HandlerFunc { return answer(s.ps) }},
 	{wire.CallPolicy, Reads, 10 * time.Second, func(s *Server) http.HandlerFunc { return answer(s.policyStatus) }},
 	{wire.CallVerify, Reads, 90 * time.Second, func(s *Server) http.HandlerFunc { return answer(s.verify) }},
+	{wire.CallLoad, "stores an image: AdmitPull", wire.LoadLimit, func(s *Server) http.HandlerFunc { return answer(s.load) }},
 }
 
 // Effects are the names of all calls, each with its effect.

@@ -78,13 +78,19 @@ type Repo struct {
 	ns     string          // constant; distribution spec, registry proxying
 	client *http.Client    // constant
 	pool   *http.Transport // constant
+	done   func() error    // constant; nil, or closes what a layout holds open
 }
 
 // Host is the registry host that answers, after mirror resolution.
 func (r *Repo) Host() string { return r.host }
 
 // Close drops idle connections. Bodies that are still open stay readable.
-func (r *Repo) Close() { r.pool.CloseIdleConnections() }
+func (r *Repo) Close() {
+	r.pool.CloseIdleConnections()
+	if r.done != nil {
+		r.done()
+	}
+}
 
 // Open finds the first endpoint that serves name's manifest and returns both. Later reads go to that
 // endpoint. limit bounds the manifest in bytes.

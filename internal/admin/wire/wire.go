@@ -17,7 +17,11 @@ const (
 	CallPs     = "ps"
 	CallPolicy = "policy/status"
 	CallVerify = "verify"
+	CallLoad   = "image/load"
 )
+
+// LoadLimit is how long an image load may take.
+const LoadLimit = 30 * time.Minute
 
 // Failure is the answer of a call that failed.
 type Failure struct {
@@ -144,4 +148,20 @@ type Opinion struct {
 type Hit struct {
 	Rule string `json:"rule"`
 	Msg  string `json:"msg"`
+}
+
+// Load asks to pull an image from an OCI layout on the daemon's disk.
+type Load struct {
+	Layout    string `json:"layout"`    // absolute path of the directory
+	Name      string `json:"name"`      // full name that the image is to have, with tag or digest
+	Namespace string `json:"namespace"` // of the pods that want it; "" asks the node policy alone
+}
+
+// Loaded says what was admitted and stored.
+type Loaded struct {
+	ID       string   `json:"id"`
+	Image    string   `json:"image"`
+	Top      string   `json:"top"`
+	Instance string   `json:"instance"`
+	Evidence Evidence `json:"evidence"`
 }
