@@ -191,6 +191,10 @@ func TestNamespaceRulesAreConfined(t *testing.T) {
 		asked = append(asked, namespace)
 		return rego.Compile(o)
 	}
+	p.later = func(namespace string, o rego.Options) (policy.ActRule, error) {
+		asked = append(asked, namespace+" later")
+		return rego.Compile(o)
+	}
 	files := map[string]string{}
 	for _, place := range []string{"node", "namespaces/pay"} {
 		files[place+"/bundle.yaml"] = "name: x\nrego: [sallyport.pod]\n"
@@ -201,7 +205,12 @@ func TestNamespaceRulesAreConfined(t *testing.T) {
 	if err := p.reload(t.Context()); err != nil || p.trouble() != "" {
 		t.Fatal(err, p.trouble())
 	}
-	if strings.Join(asked, " ") != "pay" {
-		t.Errorf("confined: %q, want pay alone", asked)
+	if strings.Join(asked, " ") != "pay later" {
+		t.Errorf("at the first reading: %q, want pay alone, at first use", asked)
+	}
+	asked = nil
+	putPolicy(t, dir, map[string]string{"namespaces/pay/bundle.yaml": "name: y\nrego: [sallyport.pod]\n"})
+	if err := p.reload(t.Context()); err != nil || strings.Join(asked, " ") != "pay" {
+		t.Errorf("what changed: %v, %q, want it compiled before it is in force", err, asked)
 	}
 }
