@@ -141,6 +141,26 @@ func TestBlocked(t *testing.T) {
 	}
 }
 
+// TestDropIn: a file of registries.conf.d counts as registries.conf does. Twin: the same without it.
+func TestDropIn(t *testing.T) {
+	host, _ := newRegistry(t, sigkit.Referrers)
+	push(t, host+"/a:v1", build(t, sigkit.ImageOptions{NoBusybox: true}))
+	e := newEnv(t, host)
+	e.opts.RegistriesConfDir = t.TempDir()
+	e.reopen()
+	if _, err := e.resolve(host+"/a:v1", Credentials{}); err != nil {
+		t.Fatal(err)
+	}
+	text := fmt.Sprintf("[[registry]]\nlocation = %q\nblocked = true\n", host)
+	if err := os.WriteFile(filepath.Join(e.opts.RegistriesConfDir, "50-block.conf"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	e.reopen()
+	if _, err := e.resolve(host+"/a:v1", Credentials{}); err == nil || !strings.Contains(err.Error(), "blocked") {
+		t.Errorf("Resolve() from a registry that a drop-in blocks = %v", err)
+	}
+}
+
 // TestMirror: a mirror is asked first, without the credentials of the registry, and the registry itself
 // where the mirror has nothing.
 func TestMirror(t *testing.T) {

@@ -141,7 +141,8 @@ func (d *daemon) openGate(ctx context.Context) error {
 
 func (d *daemon) openStores() (err error) {
 	d.images, err = image.Open(image.Options{Root: d.c.ImageRoot(), RunRoot: d.c.ImageRun(), Gate: d.gate,
-		RegistriesConf: existing(d.c.Image.RegistriesConf), AuthFile: existing(d.c.Image.AuthFile), Pinned: d.c.Image.Pinned,
+		RegistriesConf:    existing(d.c.Image.RegistriesConf),
+		RegistriesConfDir: existing(d.c.Image.RegistriesDir), CertsDir: existing(d.c.Image.CertsDir), AuthFile: existing(d.c.Image.AuthFile), Pinned: d.c.Image.Pinned,
 		ScrubRate: d.c.Image.ScrubRate, ScrubEvery: d.c.Image.ScrubEvery, RefreshEvery: d.c.Image.RefreshEvery, Log: d.log})
 	if err != nil {
 		return err

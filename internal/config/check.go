@@ -121,6 +121,8 @@ var checks = []check{
 	{"streaming.max_streams", func(c Config) (string, string) { return between(c.Streams.Most, 1, 1<<16) }},
 	{"streaming.max_per_container", func(c Config) (string, string) { return between(c.Streams.MostOf, 1, c.Streams.Most) }},
 	{"image.registries_conf", func(c Config) (string, string) { return absoluteOrEmpty(c.Image.RegistriesConf) }},
+	{"image.registries_conf_dir", func(c Config) (string, string) { return absoluteOrEmpty(c.Image.RegistriesDir) }},
+	{"image.certs_dir", func(c Config) (string, string) { return absoluteOrEmpty(c.Image.CertsDir) }},
 	{"image.auth_file", func(c Config) (string, string) { return absoluteOrEmpty(c.Image.AuthFile) }},
 	{"limits.creates", func(c Config) (string, string) {
 		if c.Limits.Creates < 0 || c.Limits.Creates > 1000 { // each can hold a monitor, a runtime and CNI plugins

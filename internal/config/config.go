@@ -110,6 +110,8 @@ type Streams struct {
 // Image is the image store's set-up.
 type Image struct {
 	RegistriesConf string        `toml:"registries_conf" doc:"containers-registries.conf(5): mirrors, blocked and insecure registries. It need not exist."`
+	RegistriesDir  string        `toml:"registries_conf_dir" doc:"Drop-ins of it, *.conf in the order of their names. It need not exist."`
+	CertsDir       string        `toml:"certs_dir" doc:"Certificates of registries, as containers-certs.d(5): <host:port>/ca.crt, client.cert and client.key. It need not exist."`
 	AuthFile       string        `toml:"auth_file" doc:"containers-auth.json(5) for pulls that bring no credentials. It need not exist."`
 	ScrubRate      int64         `toml:"scrub_rate" doc:"Bytes a second of stored layers that are hashed in the background, to find what changed on disk. 0: none; a layer is then hashed at its first use after a boot alone."`
 	ScrubEvery     time.Duration `toml:"scrub_every" doc:"From the end of one such pass over all layers to the next."`
@@ -170,7 +172,7 @@ func Default() Config {
 		},
 		Network: Network{ConfDir: "/etc/cni/net.d", BinDirs: []string{"/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni"}},
 		Streams: Streams{Address: "127.0.0.1:0", Idle: 4 * time.Hour, Most: 1000, MostOf: 100},
-		Image: Image{RegistriesConf: "/etc/containers/registries.conf", AuthFile: "/etc/sallyport/auth.json", ScrubRate: 8 << 20, ScrubEvery: 24 * time.Hour,
+		Image: Image{RegistriesConf: "/etc/containers/registries.conf", RegistriesDir: "/etc/containers/registries.conf.d", CertsDir: "/etc/containers/certs.d", AuthFile: "/etc/sallyport/auth.json", ScrubRate: 8 << 20, ScrubEvery: 24 * time.Hour,
 			RefreshEvery: 6 * time.Hour, Pinned: []string{}},
 		Limits:  Limits{Pids: 4096, LogSize: 1 << 30},
 		Timeout: Timeout{Create: 4 * time.Minute, Pull: 30 * time.Minute, Network: 90 * time.Second, Runtime: 2 * time.Minute},

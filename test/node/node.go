@@ -109,6 +109,8 @@ conf_dir = %q
 bin_dirs = [%q]
 [image]
 registries_conf = %q
+registries_conf_dir = ""
+certs_dir = ""
 auth_file = %q
 `, n.Path("root"), "/run/"+filepath.Base(n.Scratch), n.Socket, n.Path("policy"),
 		filepath.Join(n.Bin, "sallyport-init"), CgroupParent(n.Scratch), filepath.Join(n.Deps, "bin", "runc"),
