@@ -18,7 +18,7 @@ for p in sandbox sandbox/stats sandbox/internal/ns test/e2e; do
 done
 cp -L "$deps/bin/runc" "$job/deps/bin/"
 cp -rL "$deps/cni/bin" "$job/deps/cni/"
-cp "$root/test/vm/guest/run.sh" "$job/"
+cp "$root/test/vm/guest/run.sh" "$root/packaging/apparmor/sallyport-default" "$job/"
 begin=$SECONDS
 status=0
 "$root/test/vm/boot.sh" "$vm" "$job" "${1:-apparmor}" || status=$?

@@ -11,6 +11,10 @@ try() {
 }
 # Controllers for the daemon's cgroups, as systemd gives to a delegated tree.
 echo "+cpu +cpuset +memory +pids +io +hugetlb" >/sys/fs/cgroup/cgroup.subtree_control
+if grep -q apparmor /sys/kernel/security/lsm; then
+	apparmor_parser -r /job/sallyport-default || status=1
+	try test_e2e TestAppArmor
+fi
 try sandbox_stats '.'
 try test_e2e 'TestForkBomb|TestUserNamespace$|TestLifecycle|TestUnifiedKeys'
 try sandbox 'TestOOM|TestUpdate|TestStop$'
