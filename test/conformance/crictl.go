@@ -87,6 +87,7 @@ func (s *script) containers(pod, box string) {
 	s.until("hello", "logs", id)
 	s.want("verbs", "exec", "--sync", id, "hostname")
 	s.want("verbs", "exec", id, "hostname")
+	s.want("verbs", "exec", "--transport", "websocket", id, "hostname")
 	s.want("", "logs", "--reopen", id)
 	s.fails("exec", "--sync", id, "false")
 	s.want(id[:min(13, len(id))], "stats", "-s", "0", id)
