@@ -82,6 +82,8 @@ func (w world) policy() string {
       "registry.example/both": [
         {"type": "signedBy", "keyType": "GPGKeys", "keyData": %q},
         {"type": "sigstoreSigned", "keyData": %q, "signedIdentity": {"type": "matchRepository"}}],
+      "registry.example/mirror": [{"type": "signedBy", "keyType": "GPGKeys", "keyData": %q,
+        "signedIdentity": {"type": "remapIdentity", "prefix": "registry.example/mirror", "signedPrefix": "vendor.example"}}],
       "registry.example/never": [{"type": "reject"}],
       "registry.example/any": [{"type": "insecureAcceptAnything"}],
       "registry.example/any/but": [{"type": "reject"}],
@@ -89,7 +91,7 @@ func (w world) policy() string {
     },
     "docker-daemon": {"": [{"type": "insecureAcceptAnything"}]}
   }
-}`, b64(w.ring), b64(w.cosign.PEM()), b64(w.ring), b64(w.cosign.PEM()))
+}`, b64(w.ring), b64(w.cosign.PEM()), b64(w.ring), b64(w.cosign.PEM()), b64(w.ring))
 }
 
 // TestJudge: each denial names its rule and stands beside an image that differs in one fact and passes.
@@ -124,6 +126,10 @@ func TestJudge(t *testing.T) {
 		{"cosign, hidden in a GPG blob", cosign, []policy.Simple{{Subject: instance, Payload: hidden(t, cosignSig(t, w.cosign, cosign, instance))}}, "policy.json docker registry.example/cosign", "signature was required"},
 		{"both", both, []policy.Simple{gpgSig(t, w.gpg, both, instance), cosignSig(t, w.cosign, both, instance)}, "policy.json docker registry.example/both", ""},
 		{"both, one missing", both, []policy.Simple{gpgSig(t, w.gpg, both, instance)}, "policy.json docker registry.example/both", "signature was required"},
+		{"remapped", "registry.example/mirror/app:v1", []policy.Simple{gpgSig(t, w.gpg, "vendor.example/app:v1", instance)}, "policy.json docker registry.example/mirror", ""},
+		{"not remapped", "registry.example/mirror/app:v1", []policy.Simple{gpgSig(t, w.gpg, "registry.example/mirror/app:v1", instance)}, "policy.json docker registry.example/mirror", "not accepted"},
+		{"remapped, of another vendor", "registry.example/mirror/app:v1", []policy.Simple{gpgSig(t, w.gpg, "other.example/app:v1", instance)}, "policy.json docker registry.example/mirror", "not accepted"},
+		{"cosign, of the index", cosign, []policy.Simple{cosignSig(t, w.cosign, cosign, index)}, "policy.json docker registry.example/cosign", "1 for the index (sign with --recursive)"},
 		{"reject", "registry.example/never/app:v1", []policy.Simple{gpgSig(t, w.gpg, gpg, instance)}, "policy.json docker registry.example/never", "rejected"},
 		{"accept anything", "registry.example/any/app:v1", nil, "policy.json docker registry.example/any", ""},
 		{"the nearest scope wins", "registry.example/any/but/app:v1", nil, "policy.json docker registry.example/any/but", "rejected"},
@@ -229,6 +235,10 @@ func TestLint(t *testing.T) {
 		return `{"default":[{"type":"reject"}],"transports":{"docker":{"registry.example":[` + r + `]}}}`
 	}
 	key := base64.StdEncoding.EncodeToString(must[*sigkit.Key](t)(sigkit.NewKey()).PEM())
+	remap := func(prefix string) string {
+		return fmt.Sprintf(`{"default":[{"type":"reject"}],"transports":{"docker":{"registry.example/mirror":[{"type":"sigstoreSigned","keyData":%q,
+		  "signedIdentity":{"type":"remapIdentity","prefix":%q,"signedPrefix":"vendor.example"}}]}}}`, key, prefix)
+	}
 	for _, tc := range []struct{ name, doc, want string }{
 		{"host", scope("registry.example"), ""},
 		{"host and port", scope("registry.example:5000"), ""},
@@ -266,6 +276,12 @@ func TestLint(t *testing.T) {
 		{"fulcio without rekor", req(`{"type":"sigstoreSigned","fulcio":{"caPath":"ca","oidcIssuer":"i","subjectEmail":"e"}}`), `transports.docker["registry.example"][0]`},
 		{"key file", req(`{"type":"sigstoreSigned","keyPath":"k"}`), "must be inlined"},
 		{"empty list", `{"default":[{"type":"reject"}],"transports":{"docker":{"registry.example":[]}}}`, "empty"},
+		{"remapped within the scope", remap("registry.example/mirror/deeper"), ""},
+		{"remapped above the scope", remap("registry.example"), ""},
+		{"remapped by the host's wildcard", strings.ReplaceAll(remap("registry.example"), "registry.example/mirror", "*.example"), ""},
+		{"remapped elsewhere", remap("registry.example/other"), "so nothing is remapped"},
+		{"remapped by a part of a word", remap("registry.example/mir"), "so nothing is remapped"},
+		{"PKI whose CA is none", req(`{"type":"sigstoreSigned","pki":{"caRootsData":"eA==","subjectEmail":"e@x.example"}}`), "pki.caRootsData"},
 		{"contradiction", req(`{"type":"insecureAcceptAnything"},{"type":"reject"}`), "contradicts itself"},
 		{"no JSON", "{\n\n\"default\": [}", "line 3"},
 	} {
@@ -364,6 +380,40 @@ func TestFulcio(t *testing.T) {
 				t.Fatalf("JudgeImage() = %+v, %v; want refused: %v", f, err, tc.refused)
 			}
 			if tc.refused && (f.Hits[0].Rule != "policy.json docker registry.example/k8s" || !strings.Contains(f.Hits[0].Msg, who)) {
+				t.Errorf("JudgeImage() = %q, want the rule by name and who was wanted", f.Hits)
+			}
+		})
+	}
+}
+
+// TestPKI: certificates of a private CA, without a log.
+func TestPKI(t *testing.T) {
+	k := must[*sigkit.Kit](t)(sigkit.New())
+	foreign := must[*sigkit.Kit](t)(sigkit.New())
+	const name, who = "registry.example/pki/app:v1", "release@corp.example"
+	doc := fmt.Sprintf(`{"default":[{"type":"reject"}],"transports":{"docker":{"registry.example/pki":[{"type":"sigstoreSigned",
+	  "pki":{"caRootsData":%q,"subjectEmail":%q},"signedIdentity":{"type":"matchRepository"}}]}}}`, base64.StdEncoding.EncodeToString(k.AuthorityPEM()), who)
+	r := must[policy.ImageRule](t)(New([]byte(doc), t.TempDir()))
+	for _, tc := range []struct {
+		name, who string
+		by        *sigkit.Kit
+		refused   bool
+	}{
+		{"the release address", who, k, false},
+		{"another address", "mallory@corp.example", k, true},
+		{"another CA", who, foreign, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			payload, ann, err := tc.by.LegacyKeyless(sigkit.Identity{SAN: tc.who, Issuer: "https://issuer.example"}, must[ref.Name](t)(ref.Parse(name)), instance)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := policy.Simple{Subject: instance, MediaType: "application/vnd.dev.cosign.simplesigning.v1+json", Payload: payload, Annotations: ann}
+			f, err := r.JudgeImage(context.Background(), input(t, name, s))
+			if err != nil || !f.Matched || (len(f.Hits) > 0) != tc.refused {
+				t.Fatalf("JudgeImage() = %+v, %v; want refused: %v", f, err, tc.refused)
+			}
+			if tc.refused && (f.Hits[0].Rule != "policy.json docker registry.example/pki" || !strings.Contains(f.Hits[0].Msg, who+" of a private CA")) {
 				t.Errorf("JudgeImage() = %q, want the rule by name and who was wanted", f.Hits)
 			}
 		})

@@ -49,6 +49,10 @@ type requirement struct {
 		SubjectEmail        string `json:"subjectEmail"`
 		SubjectHostname     string `json:"subjectHostname"`
 	} `json:"pki"`
+	SignedIdentity *struct {
+		Type   string `json:"type"`
+		Prefix string `json:"prefix"`
+	} `json:"signedIdentity"`
 }
 
 // transports are the names that containers/image gives them. Those other than docker say nothing of
@@ -83,6 +87,9 @@ func lint(policyJSON []byte) (document, error) {
 			if t == "docker" {
 				if err := lintScope(s); err != nil {
 					return document{}, fmt.Errorf("%s: %w", at, err)
+				}
+				if err := lintRemap(s, at, doc.Transports[t][s]); err != nil {
+					return document{}, err
 				}
 			}
 			if err := lintList(at, doc.Transports[t][s]); err != nil {
@@ -135,6 +142,35 @@ func lintScope(s string) error {
 		return errors.New("never matches: write the tag or the digest, not both")
 	}
 	return nil
+}
+
+// lintRemap finds a remapIdentity that remaps no image of the scope.
+func lintRemap(scope, path string, list []json.RawMessage) error {
+	for i, raw := range list {
+		var r requirement
+		if err := json.Unmarshal(raw, &r); err != nil || r.SignedIdentity == nil || r.SignedIdentity.Type != "remapIdentity" {
+			continue // what cannot be read is refused by lintList
+		}
+		if p := r.SignedIdentity.Prefix; !meets(scope, p) {
+			return fmt.Errorf("%s[%d].signedIdentity.prefix: no image of this scope is below %q, so nothing is remapped", path, i, p)
+		}
+	}
+	return nil
+}
+
+// meets reports whether some image's name may be in the scope and below the prefix.
+func meets(scope, prefix string) bool {
+	if domain, ok := strings.CutPrefix(scope, "*"); ok {
+		host, _, _ := strings.Cut(prefix, "/")
+		return strings.HasSuffix(host, domain)
+	}
+	return scope == "" || below(scope, prefix) || below(prefix, scope)
+}
+
+// below reports whether name is whole, or of it and more components, a tag or a digest.
+func below(name, whole string) bool {
+	rest, ok := strings.CutPrefix(name, whole)
+	return ok && (rest == "" || strings.ContainsAny(rest[:1], "/:@"))
 }
 
 func lintList(path string, list []json.RawMessage) error {
