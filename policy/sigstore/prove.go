@@ -1,6 +1,7 @@
 package sigstore
 
 import (
+	"bytes"
 	"crypto/x509"
 	"encoding/hex"
 	"errors"
@@ -70,6 +71,10 @@ func parse(raw policy.Bundle) (parsed, error) {
 	if raw.ArtifactType != "" && !strings.HasPrefix(raw.ArtifactType, "application/vnd.dev.sigstore.bundle") {
 		return parsed{}, fmt.Errorf("type %.80q is not supported; sign and attest with Sigstore bundles (cosign v3, or --new-bundle-format)", raw.ArtifactType)
 	}
+	// The decoder takes a hundred times the memory of the text for a list of empty objects.
+	if n := values(raw.JSON); n > maxValues {
+		return parsed{}, fmt.Errorf("read it: %d JSON values, want at most %d", n, maxValues)
+	}
 	b := parsed{Bundle: &bundle.Bundle{}, subject: raw.Subject}
 	err := b.UnmarshalJSON(raw.JSON)
 	if err != nil {
@@ -89,7 +94,28 @@ func parse(raw policy.Bundle) (parsed, error) {
 		return parsed{}, fmt.Errorf("read it: %w", err)
 	}
 	b.stamps = len(stamps)
-	return b, nil
+	return b, b.fewSubjects()
+}
+
+// values is an upper bound of the JSON values in a text.
+func values(text []byte) int {
+	return bytes.Count(text, []byte("{")) + bytes.Count(text, []byte("[")) + bytes.Count(text, []byte(","))
+}
+
+// fewSubjects refuses a statement about more manifests than anybody signs at once.
+func (b parsed) fewSubjects() error {
+	env := b.GetDsseEnvelope()
+	if env == nil {
+		return nil
+	}
+	fields, err := topLevel(env.GetPayload())
+	if err != nil {
+		return fmt.Errorf("read statement: %w", err)
+	}
+	if n := bytes.Count(fields["subject"], []byte("{")); n > 4*maxSubjects { // a subject has some objects of its own
+		return fmt.Errorf("read statement: %d objects in its subject, want at most %d", n, 4*maxSubjects)
+	}
+	return nil
 }
 
 // demand is what a verification must prove, as counts of distinct logs.

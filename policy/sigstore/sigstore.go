@@ -34,7 +34,9 @@ const (
 	MaxPredicate   = 1 << 20  // bytes; a larger predicate is proved but not handed on
 	maxRoots       = 16
 	maxKeys        = 4096
-	maxReason      = 240 // bytes of one reason
+	maxReason      = 240  // bytes of one reason
+	maxValues      = 8192 // JSON values of a bundle, without what it wraps; a real one has fewer than 300
+	maxSubjects    = 1024 // of a statement, as sigstore-go has it, but counted before they are read
 )
 
 // Options are what one layer trusts. The zero value trusts nothing and nobody.
