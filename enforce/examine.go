@@ -102,6 +102,7 @@ func (g *Gate) runFacts(r RunRequest) baseline.Facts {
 	return baseline.Facts{
 		ID: r.Container.ID, Privileged: r.Container.Privileged, Pod: podFacts(r.Pod), PodUID: r.Pod.UID,
 		KubeletDir: g.kubelet, Mounts: baselineMounts(r.Resolved), ControlPaths: g.control,
+		Devices: r.Devices, CDI: r.CDI, Hooks: r.Hooks,
 	}
 }
 

@@ -244,6 +244,7 @@ func (g *Gate) AdmitUpdate(ctx context.Context, r UpdateRequest) (UpdateAdmissio
 	j := g.judgement(policy.VerbUpdate, r.Pod.Namespace)
 	j.act.Pod, j.act.Container, j.act.Resources = &r.Pod, &r.Container, r.Resources
 	j.require("update-facts", r.Pod.Namespace, r.Container.ID, string(r.Resources))
+	j.refuse(r.Refusals)
 	j.violations(baseline.CheckUpdate(r.Resources))
 	j.acts(ctx)
 	p, err := j.conclude(ctx, &grant{subject: r.Container.ID, spec: string(r.Resources)})

@@ -101,6 +101,15 @@ func (j *judgement) spec(spec string, facts baseline.Facts) {
 
 // image asks each layer who signed the image, then each layer's Rego with that layer's own claims.
 func (j *judgement) image(ctx context.Context, ev Evidence) {
+	j.signatures(ctx, ev, func(layer *policy.Layer, v policy.Verdict) {
+		ctx, cancel := context.WithTimeout(ctx, judgeLimit)
+		defer cancel()
+		j.add(layer.JudgeAct(ctx, j.act, v.Claims()))
+	})
+}
+
+// signatures asks each layer who signed the image, and tells then what it said.
+func (j *judgement) signatures(ctx context.Context, ev Evidence, then func(*policy.Layer, policy.Verdict)) {
 	ctx, cancel := context.WithTimeout(ctx, judgeLimit)
 	defer cancel()
 	ctx, sp := span.Start(ctx, span.Verify)
@@ -123,7 +132,7 @@ func (j *judgement) image(ctx context.Context, ev Evidence) {
 		} else {
 			j.add(v)
 		}
-		j.add(layer.JudgeAct(ctx, j.act, v.Claims()))
+		then(layer, v)
 	}
 }
 

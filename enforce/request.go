@@ -5,6 +5,7 @@ import (
 
 	"sallyport/audit"
 	"sallyport/policy"
+	"sallyport/policy/baseline"
 )
 
 // Image, Evidence and their parts are the policy room's; named here so that a caller needs one import.
@@ -20,6 +21,8 @@ type (
 	Exec      = policy.Exec
 	Hit       = policy.Hit
 	Event     = audit.Event // for Record
+	Device    = baseline.Device
+	Hook      = baseline.Hook
 )
 
 // PullRequest asks to copy exactly Image.Instance into the store.
@@ -50,6 +53,9 @@ type RunRequest struct {
 	Config    string // the container's configuration, remembered as judged
 	Resolved  []Mount
 	Volumes   []Volume     // the images of all mounts of kind image; each must be admitted like the container's own
+	Devices   []Device     // device nodes of Spec that CDI devices brought
+	CDI       []string     // qualified names of the CDI devices given
+	Hooks     []Hook       // the programs of Spec's hooks as they were opened, by path and digest
 	Refusals  []policy.Hit // requests to weaken that the floor refuses, found while building
 }
 
@@ -83,6 +89,7 @@ type UpdateRequest struct {
 	Pod       Pod
 	Container policy.Container
 	Resources json.RawMessage // OCI LinuxResources wanted
+	Refusals  []policy.Hit    // what was asked for and cannot be had
 }
 
 // ExecRequest asks to run a command in a live container.

@@ -40,7 +40,8 @@ type Pod struct {
 	status  atomic.Pointer[PodStatus]
 	claimed atomic.Bool
 
-	leftover atomic.Bool // undoing its creation failed and is tried again
+	leftover     atomic.Bool // undoing its creation failed and is tried again
+	toldStopping atomic.Bool // the observer knows that it stops
 
 	stopping bool // guarded by pods.mu; no container is made any more
 
@@ -62,6 +63,9 @@ func (p *Pod) Namespaces() spec.Namespaces { return p.pods.namespaces(p.id, p.cf
 
 // NetNS is the pin of the pod's network namespace; "" on the node's network.
 func (p *Pod) NetNS() string { return p.Namespaces().Network }
+
+// Published reports whether the pod is visible to List.
+func (p *Pod) Published() bool { return p.claimed.Load() }
 
 // Publish makes the pod visible to List: an RPC is about to return its ID.
 func (p *Pod) Publish() {
@@ -267,6 +271,7 @@ func (p *Pod) stopLocked(ctx context.Context) error {
 	if p.Status().State == Stopped {
 		return nil
 	}
+	p.tellStopping(ctx)
 	err := p.stopInit(ctx)
 	if p.NetNS() != "" && p.pods.opt.Network != nil {
 		err = errors.Join(err, p.pods.opt.Network.Detach(ctx, p.id))
@@ -308,6 +313,7 @@ func (p *Pod) Remove(ctx context.Context) error {
 	delete(p.pods.pods, p.id)
 	p.pods.mu.Unlock()
 	p.tell()
+	p.tellGone(ctx)
 	p.pods.freePodKey(p.key)
 	return nil
 }

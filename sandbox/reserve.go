@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"path/filepath"
+	"slices"
 
 	"sallyport/enforce"
 	"sallyport/internal/failpoint"
@@ -24,6 +25,8 @@ type Reservation struct {
 	cfg     spec.ContainerConfig
 	mounts  []spec.ResolvedMount
 	sources []*hostmount.Source // by index of mounts; owned
+	cdi     []string            // names of the CDI devices given
+	devices []enforce.Device    // the device nodes that they bring
 }
 
 // Sealed is what is remembered of a container: RunRequest.Config holds it as JSON.
@@ -32,6 +35,8 @@ type Sealed struct {
 	StopSignal string               `json:"stopSignal"` // effective: the container's, the image's or SIGTERM
 	Mounts     []spec.ResolvedMount `json:"mounts,omitempty"`
 	Weakenings []string             `json:"weakenings,omitempty"`
+	CDI        []string             `json:"cdi,omitempty"`     // names of the CDI devices given
+	Devices    []enforce.Device     `json:"devices,omitempty"` // the device nodes that they bring
 }
 
 // Reserve keeps the key of cfg (pod, name, attempt), gives the container its ID and opens its mount
@@ -157,6 +162,47 @@ func (r *Reservation) add(m spec.ResolvedMount) error {
 	return nil
 }
 
+// Given notes the CDI devices that the container gets, to be judged and remembered.
+func (r *Reservation) Given(names []string, nodes []enforce.Device) { r.cdi, r.devices = names, nodes }
+
+// Edit takes mounts away by their destinations and adds others, whose sources are opened like any other;
+// one that is added takes the place of what is there. Files of ours can be replaced and not taken away.
+// It belongs to the goroutine that holds the reservation, before the gate is asked.
+func (r *Reservation) Edit(away []string, add []spec.Mount) error {
+	for _, dest := range away {
+		if i := slices.IndexFunc(r.mounts, func(m spec.ResolvedMount) bool { return filepath.Clean(m.Destination) == dest }); i < 0 || r.mounts[i].Kind != "host" {
+			return fmt.Errorf("edit mounts: there is none of the pod's at %q to take away", dest)
+		}
+		r.drop(dest)
+	}
+	if len(r.mounts)+len(add) > maxMounts {
+		return fmt.Errorf("edit mounts: %d mounts; at most %d", len(r.mounts)+len(add), maxMounts)
+	}
+	var user spec.UserNamespace
+	if ns := r.pod.cfg.Security.Namespaces; ns.User.Mode == spec.NamespacePod {
+		user = ns.User
+	}
+	for _, m := range add {
+		r.drop(m.Destination)
+		err := r.add(spec.ResolvedMount{Destination: m.Destination, Source: m.Source, Kind: "host", ReadOnly: m.ReadOnly,
+			RecursiveReadOnly: m.RecursiveReadOnly, Propagation: m.Propagation, Options: m.Options, UIDs: user.UIDs, GIDs: user.GIDs})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// drop forgets what is mounted at dest, which is clean.
+func (r *Reservation) drop(dest string) {
+	for i := len(r.mounts) - 1; i >= 0; i-- {
+		if filepath.Clean(r.mounts[i].Destination) == dest {
+			r.sources[i].Close()
+			r.mounts, r.sources = slices.Delete(r.mounts, i, i+1), slices.Delete(r.sources, i, i+1)
+		}
+	}
+}
+
 func (r *Reservation) close() {
 	for _, s := range r.sources {
 		s.Close()
@@ -211,7 +257,7 @@ func (r *Reservation) Namespaces() (spec.Namespaces, error) {
 
 // Seal is the configuration for RunRequest.Config: what is judged and remembered.
 func (r *Reservation) Seal(img spec.ImageConfig, out spec.Output) (string, error) {
-	s := Sealed{Container: r.cfg, StopSignal: r.cfg.StopSignal, Mounts: r.mounts, Weakenings: out.Weakenings}
+	s := Sealed{Container: r.cfg, StopSignal: r.cfg.StopSignal, Mounts: r.mounts, Weakenings: out.Weakenings, CDI: r.cdi, Devices: r.devices}
 	if s.StopSignal == "" {
 		s.StopSignal = img.StopSignal
 	}

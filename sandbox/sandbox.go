@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"sallyport/enforce"
@@ -94,7 +95,8 @@ type Pods struct {
 	ctrReserved map[string]*Reservation    // by ID; guarded
 	restored    bool                       // guarded
 
-	events events // has its own lock
+	events   events                   // has its own lock
+	observer atomic.Pointer[Observer] // nil: none
 }
 
 // New wires Pods. It does no I/O and starts nothing; Restore comes before anything else.

@@ -209,6 +209,7 @@ func (c *Container) Remove(ctx context.Context) error {
 		return err
 	}
 	c.pod.pods.forget(c)
+	c.tellGone(ctx)
 	c.pod.pods.freeContainerKey(c.key)
 	c.pod.pods.opt.Gate.Forget(c.id)
 	return nil

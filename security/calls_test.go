@@ -16,10 +16,10 @@ var calls = []struct {
 }{
 	{"sallyport/enforce.New", []string{"cmd/sallyportd", "enforce/enforcetest"}, "one gate, made in the daemon alone"},
 	{"sallyport/policy/internal/claim.New", []string{"policy/sigstore", "policy/containers", "policy/trial"}, "only verification makes claims; trial states them for tests of policies, which only an error leaves (TestStatedClaimsStayInTheirCases)"},
-	{"os/exec.Command*", []string{"sandbox/internal/ociruntime", "sandbox/internal/monitor", "sandbox/network", "policy/rego/confine"}, "host programs (runtime, monitor, CNI plugins) are started in three places; the daemon itself as the child that runs namespaces' rules in a fourth"},
+	{"os/exec.Command*", []string{"sandbox/internal/ociruntime", "sandbox/internal/monitor", "sandbox/network", "internal/nri", "policy/rego/confine"}, "host programs (runtime, monitor, CNI and NRI plugins) are started in four places; the daemon itself as the child that runs namespaces' rules in a fifth"},
 	{"os.StartProcess", []string{"sandbox/internal/ns"}, "only sallyport-init is started so, by its descriptor"},
 	{"syscall.Exec", []string{"cmd/sallyport-init"}, "nothing replaces itself"},
-	{"syscall.ForkExec", nil, "host programs are started in three places"},
+	{"syscall.ForkExec", nil, "host programs are started in four places"},
 	{"golang.org/x/sys/unix.Exec", nil, "nothing replaces itself"},
 	{"golang.org/x/sys/unix.Mount", []string{"image", "sandbox", "sandbox/internal/ns", "sandbox/internal/hostmount"}, "mounts are made of granted things"},
 	{"golang.org/x/sys/unix.MoveMount", []string{"image", "sandbox", "sandbox/internal/ns", "sandbox/internal/hostmount"}, "mounts are made of granted things"},

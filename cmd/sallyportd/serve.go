@@ -23,9 +23,11 @@ import (
 	"sallyport/enforce"
 	"sallyport/image"
 	"sallyport/internal/admin"
+	"sallyport/internal/cdi"
 	"sallyport/internal/config"
 	"sallyport/internal/cri"
 	"sallyport/internal/durable"
+	"sallyport/internal/nri"
 	"sallyport/internal/rejudge"
 	"sallyport/internal/telemetry"
 	"sallyport/policy/rego/confine"
@@ -50,6 +52,8 @@ type daemon struct {
 	streams *stream.Server
 	figures *telemetry.Metrics
 	tracing *telemetry.Tracing // nil: off
+	nri     *nri.Hub           // nil: no plugin is allowed
+	cdi     *cdi.Registry
 	admin   *admin.Server
 	judge   *rejudge.Judge
 
@@ -212,8 +216,14 @@ func (d *daemon) openPods(ctx context.Context) (*cri.Server, error) {
 	}
 	st := d.c.Streams
 	d.streams = stream.New(stream.Options{Address: st.Address, Certificate: st.Cert, Key: st.Key, Idle: st.Idle, Most: st.Most, MostOf: st.MostOf, Log: d.log})
+	if d.nri, err = d.plugins(); err != nil {
+		return nil, err
+	}
+	if d.cdi, err = d.devices(); err != nil {
+		return nil, err
+	}
 	return cri.New(cri.Options{
-		Version: version, Gate: d.gate, Images: d.images, Pods: d.pods, Device: statDevice, Stats: stats.NewCollector(reader, d.c.Stats.Period), PodMetrics: d.c.Stats.PodMetrics, Streams: d.streams, InitHash: initHash,
+		Version: version, NRI: d.nri, CDI: d.cdi, Gate: d.gate, Images: d.images, Pods: d.pods, Device: statDevice, Stats: stats.NewCollector(reader, d.c.Stats.Period), PodMetrics: d.c.Stats.PodMetrics, Streams: d.streams, InitHash: initHash,
 		Handlers:      handlers,
 		Default:       d.c.Runtime.Default,
 		NetworkStatus: d.cni.Status, PolicyProblem: d.trouble,
@@ -277,6 +287,7 @@ func (d *daemon) run(ctx context.Context, server *cri.Server) error {
 	g.Go(func() error { return d.pods.Tend(ctx) })
 	g.Go(func() error { return d.images.Run(ctx) })
 	g.Go(func() error { return server.Run(ctx) })
+	g.Go(func() error { return d.runPlugins(ctx, server) })
 	g.Go(func() error { return d.reloadOnHangup(ctx) })
 	g.Go(func() error { return d.policy.Run(ctx) })
 	g.Go(func() error { return d.countOOM(ctx) })

@@ -124,6 +124,38 @@ var checks = []check{
 	{"image.registries_conf_dir", func(c Config) (string, string) { return absoluteOrEmpty(c.Image.RegistriesDir) }},
 	{"image.certs_dir", func(c Config) (string, string) { return absoluteOrEmpty(c.Image.CertsDir) }},
 	{"image.auth_file", func(c Config) (string, string) { return absoluteOrEmpty(c.Image.AuthFile) }},
+	{"nri.plugins", plugins},
+	{"nri.required", func(c Config) (string, string) {
+		if len(c.NRI.Required) > 0 && len(c.NRI.Plugins) == 0 {
+			return "plugins are required and none may register", "name them in nri.plugins, as index-name"
+		}
+		return "", ""
+	}},
+	{"nri.permit", func(c Config) (string, string) {
+		for _, p := range c.NRI.Permit {
+			if found, fix := oneOf(p, "hooks", "seccomp"); found != "" {
+				return found, fix
+			}
+		}
+		return "", ""
+	}},
+	{"nri.socket", func(c Config) (string, string) { return socket(c.NRI.Socket) }},
+	{"nri.plugin_dir", func(c Config) (string, string) { return absoluteOrEmpty(c.NRI.PluginDir) }},
+	{"nri.conf_dir", func(c Config) (string, string) { return absoluteOrEmpty(c.NRI.ConfDir) }},
+	{"nri.request_timeout", func(c Config) (string, string) {
+		if min(c.NRI.Register, c.NRI.Answer) <= 0 {
+			return "a deadline of zero or less", "write durations such as \"2s\""
+		}
+		return "", ""
+	}},
+	{"cdi.spec_dirs", func(c Config) (string, string) {
+		for _, d := range c.CDI.Dirs {
+			if found, fix := absolute(d); found != "" {
+				return found, fix
+			}
+		}
+		return "", ""
+	}},
 	{"limits.creates", func(c Config) (string, string) {
 		if c.Limits.Creates < 0 || c.Limits.Creates > 1000 { // each can hold a monitor, a runtime and CNI plugins
 			return fmt.Sprint(c.Limits.Creates), "use 0 (by the CPUs) to 1000"
@@ -327,6 +359,18 @@ func oneOf(v string, known ...string) (found, fix string) {
 func atLeast(d, least time.Duration) (string, string) {
 	if d < least {
 		return d.String(), fmt.Sprintf("use %s or more", least)
+	}
+	return "", ""
+}
+
+// pluginPattern is an index of two digits and a name, either with * and ? for what is left open.
+var pluginPattern = regexp.MustCompile(`^[0-9?*]{1,2}-[A-Za-z0-9_.+*?-]+$`)
+
+func plugins(c Config) (found, fix string) {
+	for _, p := range c.NRI.Plugins {
+		if !pluginPattern.MatchString(p) {
+			return fmt.Sprintf("%q", p), "write index-name, for example \"10-device-injector\""
+		}
 	}
 	return "", ""
 }

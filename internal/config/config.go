@@ -30,6 +30,8 @@ type Config struct {
 	Network Network `toml:"network" doc:"Pod networks (CNI)."`
 	Streams Streams `toml:"streaming" doc:"Exec, attach and port-forward. The kubelet and crictl connect to a URL that works once."`
 	Image   Image   `toml:"image" doc:"Registries and the image store."`
+	NRI     NRI     `toml:"nri" doc:"Plugins of the node that hear of pods and containers and may ask for changes (Node Resource Interface)."`
+	CDI     CDI     `toml:"cdi" doc:"Devices by name (Container Device Interface). Which a container may have, the policy says (hardening.yaml, cdi)."`
 	Limits  Limits  `toml:"limits" doc:"Bounds that hold for every container."`
 	Timeout Timeout `toml:"timeout" doc:"Deadlines of each stage; a stage that has none could hang for ever."`
 	Metrics Metrics `toml:"metrics" doc:"Prometheus figures over HTTP."`
@@ -119,6 +121,23 @@ type Image struct {
 	Pinned         []string      `toml:"pinned" doc:"Image names that the kubelet must not collect."`
 }
 
+// NRI is the set-up of plugins.
+type NRI struct {
+	Plugins   []string      `toml:"plugins" doc:"Plugins that may register, as index-name; * and ? match. Empty: none, and there is no socket."`
+	Required  []string      `toml:"required" doc:"Names of plugins, without index, without which no container is created."`
+	Permit    []string      `toml:"permit" doc:"What the validator lets plugins change beyond the rest: hooks, seccomp. The gate judges the outcome all the same."`
+	Socket    string        `toml:"socket" doc:"Unix socket for plugins, made with mode 0600."`
+	PluginDir string        `toml:"plugin_dir" doc:"Directory of plugins to start. Empty: none are started."`
+	ConfDir   string        `toml:"conf_dir" doc:"Directory of the plugins' own configuration, index-name.conf or name.conf."`
+	Register  time.Duration `toml:"registration_timeout" doc:"For a plugin to say who it is, and again to take in the state of the node; containers that are created meanwhile wait for it."`
+	Answer    time.Duration `toml:"request_timeout" doc:"For a plugin to answer one call. One that does not is disconnected."`
+}
+
+// CDI is the set-up of devices by name.
+type CDI struct {
+	Dirs []string `toml:"spec_dirs" doc:"Directories of CDI files; later ones win. Only files that root alone can write are used. Empty: no CDI devices."`
+}
+
 // Limits are bounds for every container.
 type Limits struct {
 	Creates int   `toml:"creates" doc:"Most pods and containers that are made at once; others wait their turn, and on a node that stalls for memory or its disk only a quarter goes. 0: four for each CPU, at least 8."`
@@ -174,6 +193,9 @@ func Default() Config {
 		Streams: Streams{Address: "127.0.0.1:0", Idle: 4 * time.Hour, Most: 1000, MostOf: 100},
 		Image: Image{RegistriesConf: "/etc/containers/registries.conf", RegistriesDir: "/etc/containers/registries.conf.d", CertsDir: "/etc/containers/certs.d", AuthFile: "/etc/sallyport/auth.json", ScrubRate: 8 << 20, ScrubEvery: 24 * time.Hour,
 			RefreshEvery: 6 * time.Hour, Pinned: []string{}},
+		NRI: NRI{Plugins: []string{}, Required: []string{}, Permit: []string{}, Socket: "/var/run/nri/nri.sock", PluginDir: "/opt/nri/plugins",
+			ConfDir: "/etc/nri/conf.d", Register: 5 * time.Second, Answer: 2 * time.Second},
+		CDI:     CDI{Dirs: []string{"/etc/cdi", "/var/run/cdi"}},
 		Limits:  Limits{Pids: 4096, LogSize: 1 << 30},
 		Timeout: Timeout{Create: 4 * time.Minute, Pull: 30 * time.Minute, Network: 90 * time.Second, Runtime: 2 * time.Minute},
 		Tracing: Tracing{Endpoint: "127.0.0.1:4317"},
@@ -228,6 +250,9 @@ func (c Config) ControlPaths() []string {
 		if key != "" {
 			paths = append(paths, key)
 		}
+	}
+	if usual := Default().NRI.Socket; len(c.NRI.Plugins) > 0 && c.NRI.Socket != usual { // policy can except the usual place
+		paths = append(paths, c.NRI.Socket)
 	}
 	return paths
 }

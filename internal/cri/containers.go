@@ -23,6 +23,9 @@ func (s *Server) StartContainer(ctx context.Context, req *v1.StartContainerReque
 		err = s.startBytes(ctx, c)
 	}
 	if err == nil {
+		err = s.askStart(ctx, c)
+	}
+	if err == nil {
 		err = c.Start(ctx)
 	}
 	if errors.Is(err, sandbox.ErrNeedsAdmission) {
@@ -34,6 +37,7 @@ func (s *Server) StartContainer(ctx context.Context, req *v1.StartContainerReque
 	if err != nil {
 		return nil, toStatus(err)
 	}
+	s.started(ctx, c)
 	return &v1.StartContainerResponse{}, nil
 }
 
@@ -69,10 +73,11 @@ func (s *Server) Again(c *sandbox.Container) (enforce.RunRequest, error) {
 	}
 	for _, f := range found {
 		if f.Image.Instance == img.Instance && f.UsableIn(pod.Config().Namespace) {
-			return enforce.RunRequest{
+			req := enforce.RunRequest{
 				Pod: podFacts(pod.Config()), PodID: pod.ID(), Container: containerFacts(c.Config(), c.ID(), c.Sealed().Weakenings),
 				Image: f.Image, Evidence: f.Evidence, Spec: string(text), Config: c.SealedText(), Resolved: c.Resolved(), Volumes: volumes,
-			}, nil
+			}
+			return req, s.judgedAgain(c, text, &req)
 		}
 	}
 	return fail(fmt.Errorf("the store no longer holds %s as it was judged; pull it again", img.Name))
@@ -82,7 +87,9 @@ func (s *Server) Again(c *sandbox.Container) (enforce.RunRequest, error) {
 func (s *Server) StopContainer(ctx context.Context, req *v1.StopContainerRequest) (*v1.StopContainerResponse, error) {
 	c, err := s.findContainer(req.GetContainerId())
 	if err == nil {
-		err = c.Stop(ctx, seconds(req.GetTimeout()))
+		if err = c.Stop(ctx, seconds(req.GetTimeout())); err == nil {
+			s.tellStopped(ctx, c)
+		}
 	}
 	if err != nil && !isNotFound(err) {
 		return nil, toStatus(err)
@@ -180,12 +187,25 @@ func (s *Server) UpdateContainerResources(ctx context.Context, req *v1.UpdateCon
 }
 
 func (s *Server) update(ctx context.Context, c *sandbox.Container, r spec.Resources) error {
+	others, refused, err := s.askUpdate(ctx, c, &r)
+	if err != nil {
+		return err
+	}
+	if err := s.changeLimits(ctx, c, r, refused); err != nil {
+		return err
+	}
+	s.updated(ctx, c)
+	return s.changeOthers(ctx, others)
+}
+
+// changeLimits changes the limits of a live container as far as the gate admits it.
+func (s *Server) changeLimits(ctx context.Context, c *sandbox.Container, r spec.Resources, refused []enforce.Hit) error {
 	want, err := spec.BuildResources(r, s.handler(c.Pod().Config().Handler).Host)
 	if err != nil {
 		return fmt.Errorf("update container %s: %w", c.ID(), err)
 	}
 	adm, err := s.o.Gate.AdmitUpdate(ctx, enforce.UpdateRequest{Pod: podFacts(c.Pod().Config()),
-		Container: containerFacts(c.Config(), c.ID(), nil), Resources: want})
+		Container: containerFacts(c.Config(), c.ID(), nil), Resources: want, Refusals: refused})
 	if err != nil {
 		return err
 	}

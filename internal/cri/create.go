@@ -45,6 +45,7 @@ func (s *Server) CreateContainer(ctx context.Context, req *v1.CreateContainerReq
 		return nil, toStatus(err)
 	}
 	ctr.Publish()
+	s.o.NRI.Made(ctr.ID())
 	return &v1.CreateContainerResponse{ContainerId: ctr.ID()}, nil
 }
 
@@ -63,7 +64,7 @@ func samePod(have spec.PodConfig, c *v1.PodSandboxConfig) error {
 	return nil
 }
 
-func (s *Server) create(ctx context.Context, pod *sandbox.Pod, cfg spec.ContainerConfig) (*sandbox.Container, error) {
+func (s *Server) create(ctx context.Context, pod *sandbox.Pod, cfg spec.ContainerConfig) (ctr *sandbox.Container, err error) {
 	give, err := s.turns.take(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("create container %q: %w", cfg.Name, err)
@@ -73,6 +74,9 @@ func (s *Server) create(ctx context.Context, pod *sandbox.Pod, cfg spec.Containe
 	if err != nil {
 		return nil, fmt.Errorf("create container %q: %w", cfg.Name, err)
 	}
+	if len(found) == 0 {
+		return nil, fmt.Errorf("create container %q: %w: no verified image", cfg.Name, image.ErrNotFound)
+	}
 	res, err := pod.Reserve(ctx, cfg)
 	if errors.Is(err, sandbox.ErrExists) {
 		return existingContainer(pod, cfg, err)
@@ -81,12 +85,32 @@ func (s *Server) create(ctx context.Context, pod *sandbox.Pod, cfg spec.Containe
 		return nil, fmt.Errorf("create container %q: %w", cfg.Name, err)
 	}
 	defer res.Cancel()
+	in, err := s.integrate(ctx, res, cfg, found)
+	if err != nil {
+		err = fmt.Errorf("create container %q: %w", cfg.Name, err)
+	} else {
+		ctr, err = s.createAdmitted(ctx, res, cfg, found, in)
+	}
+	if err != nil {
+		s.abandoned(ctx, pod, &in)
+		return nil, err
+	}
+	s.created(ctx, ctr, in)
+	return ctr, nil
+}
+
+// createAdmitted asks the gate about the final spec and makes what it admits.
+func (s *Server) createAdmitted(ctx context.Context, res *sandbox.Reservation, cfg spec.ContainerConfig, found []image.Candidate, in integration) (*sandbox.Container, error) {
 	for again := 0; ; again++ {
-		adm, err := s.admitRun(ctx, res, cfg, found)
-		if err != nil {
-			return nil, err
+		adm, err := s.admitRun(ctx, res, cfg, found, in)
+		if err == nil {
+			err = s.changeOthers(ctx, in)
 		}
-		ctr, err := pod.Create(ctx, adm)
+		if err != nil {
+			return nil, fmt.Errorf("create container %q: %w", cfg.Name, err)
+		}
+		in.changes = nil
+		ctr, err := res.Pod().Create(ctx, adm)
 		if errors.Is(err, enforce.ErrExpired) && again == 0 {
 			continue // the policy changed between the two; judge by the new one
 		}
@@ -96,12 +120,9 @@ func (s *Server) create(ctx context.Context, pod *sandbox.Pod, cfg spec.Containe
 
 // admitRun has the gate judge the container with every candidate that the image could mean; the last
 // admission is as good as any, since all must pass.
-func (s *Server) admitRun(ctx context.Context, res *sandbox.Reservation, cfg spec.ContainerConfig, found []image.Candidate) (adm enforce.RunAdmission, err error) {
-	if len(found) == 0 {
-		return adm, fmt.Errorf("create container %q: %w: no verified image", cfg.Name, image.ErrNotFound)
-	}
+func (s *Server) admitRun(ctx context.Context, res *sandbox.Reservation, cfg spec.ContainerConfig, found []image.Candidate, in integration) (adm enforce.RunAdmission, err error) {
 	for _, c := range found {
-		req, err := s.runRequest(ctx, res, cfg, c)
+		req, err := s.runRequest(ctx, res, cfg, c, in)
 		if err != nil {
 			return enforce.RunAdmission{}, err
 		}
@@ -114,52 +135,55 @@ func (s *Server) admitRun(ctx context.Context, res *sandbox.Reservation, cfg spe
 }
 
 // runRequest builds the final spec for one candidate and seals it with what is judged beside it.
-func (s *Server) runRequest(ctx context.Context, res *sandbox.Reservation, cfg spec.ContainerConfig, c image.Candidate) (enforce.RunRequest, error) {
-	pod, img := res.Pod().Config(), imageConfig(c.Config)
-	fail := func(err error) (enforce.RunRequest, error) {
-		return enforce.RunRequest{}, fmt.Errorf("create container %q: %w", cfg.Name, err)
-	}
-	paths, err := res.Namespaces()
+func (s *Server) runRequest(ctx context.Context, res *sandbox.Reservation, cfg spec.ContainerConfig, c image.Candidate, in integration) (enforce.RunRequest, error) {
+	pod := res.Pod().Config()
+	out, err := s.buildSpec(ctx, res, cfg, c)
 	if err != nil {
-		return fail(err)
+		return enforce.RunRequest{}, err
 	}
-	passwd, group, err := s.o.Images.UserFiles(ctx, c.Image.Instance, c.Image.ID)
-	if err != nil {
-		return fail(err)
+	req := enforce.RunRequest{Pod: podFacts(pod), PodID: res.Pod().ID(), Image: c.Image, Evidence: c.Evidence, Resolved: res.Resolved(), Refusals: hits(out.Refusals)}
+	if out, err = in.apply(out, s.handler(pod.Handler).Host, &req); err != nil {
+		return enforce.RunRequest{}, err
 	}
-	h := s.handler(pod.Handler)
-	host := h.Host
-	if host.DevicesByPath, err = s.askedDevices(cfg.Devices); err != nil {
-		return fail(err)
-	}
-	out, err := spec.Build(spec.Input{
-		Pod: pod, PodID: res.Pod().ID(), Container: cfg, ID: res.ID(), Image: img, Passwd: passwd, Group: group,
-		Mounts: res.Mounts(), Namespaces: paths, Labels: labels(host, res.Pod().ID()), SeccompProfile: localProfile(cfg.Security.Seccomp),
-		Floor: s.o.Gate.Floor(pod.Namespace), Host: host, Defaults: h.Defaults,
-	})
-	if err != nil {
-		return fail(err)
-	}
-	sealed, err := res.Seal(img, out)
-	if err != nil {
-		return fail(err)
-	}
-	req := enforce.RunRequest{
-		Pod: podFacts(pod), PodID: res.Pod().ID(), Container: containerFacts(cfg, res.ID(), out.Weakenings), Image: c.Image, Evidence: c.Evidence,
-		Spec: string(out.JSON), Config: sealed, Resolved: res.Resolved(), Refusals: hits(out.Refusals),
+	req.Spec, req.Container = string(out.JSON), containerFacts(cfg, res.ID(), out.Weakenings)
+	if req.Config, err = res.Seal(imageConfig(c.Config), out); err != nil {
+		return enforce.RunRequest{}, err
 	}
 	if req.Volumes, err = s.volumes(ctx, cfg.Mounts, req.Resolved, pod.Namespace); err != nil {
-		return fail(err)
+		return enforce.RunRequest{}, err
 	}
 	if !c.UsableIn(pod.Namespace) {
 		req.Refusals = append(req.Refusals, noAccess(c, pod.Namespace))
 	}
 	changed, err := s.wholeBytes(ctx, c.Image)
 	if err != nil {
-		return fail(err)
+		return enforce.RunRequest{}, err
 	}
 	req.Refusals = append(req.Refusals, changed...)
 	return req, nil
+}
+
+// buildSpec is the spec of a container as its pod asks for it.
+func (s *Server) buildSpec(ctx context.Context, res *sandbox.Reservation, cfg spec.ContainerConfig, c image.Candidate) (out spec.Output, err error) {
+	pod := res.Pod().Config()
+	h := s.handler(pod.Handler)
+	host := h.Host
+	paths, err := res.Namespaces()
+	if err != nil {
+		return out, err
+	}
+	passwd, group, err := s.o.Images.UserFiles(ctx, c.Image.Instance, c.Image.ID)
+	if err != nil {
+		return out, err
+	}
+	if host.DevicesByPath, err = s.askedDevices(cfg.Devices); err != nil {
+		return out, err
+	}
+	return spec.Build(spec.Input{
+		Pod: pod, PodID: res.Pod().ID(), Container: cfg, ID: res.ID(), Image: imageConfig(c.Config), Passwd: passwd, Group: group,
+		Mounts: res.Mounts(), Namespaces: paths, Labels: labels(host, res.Pod().ID()), SeccompProfile: localProfile(cfg.Security.Seccomp),
+		Floor: s.o.Gate.Floor(pod.Namespace), Host: host, Defaults: h.Defaults,
+	})
 }
 
 // markStale makes the kubelet pull an image again whose stored evidence was not enough: it pulls only

@@ -131,6 +131,9 @@ func (s *Server) UpdatePodSandboxResources(ctx context.Context, req *v1.UpdatePo
 			err = s.judgePodResources(ctx, pod, resources(r))
 		}
 	}
+	if err == nil {
+		err = s.tellPodUpdate(ctx, pod, req)
+	}
 	if err != nil {
 		return nil, toStatus(err)
 	}

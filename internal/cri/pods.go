@@ -41,6 +41,7 @@ func (s *Server) RunPodSandbox(ctx context.Context, req *v1.RunPodSandboxRequest
 		return nil, toStatus(err)
 	}
 	pod.Publish()
+	s.o.NRI.Made(pod.ID())
 	return &v1.RunPodSandboxResponse{PodSandboxId: pod.ID()}, nil
 }
 
@@ -84,7 +85,10 @@ func (s *Server) runPod(ctx context.Context, cfg spec.PodConfig) (*sandbox.Pod, 
 		if errors.Is(err, enforce.ErrExpired) && again == 0 {
 			continue // the policy changed between the two; judge by the new one
 		}
-		return pod, err
+		if err != nil {
+			return nil, err
+		}
+		return pod, s.tellRun(ctx, pod)
 	}
 }
 
@@ -216,8 +220,8 @@ func (s *Server) findPod(id string) (*sandbox.Pod, error) {
 		return nil, fmt.Errorf("%w: pod_sandbox_id is empty", errInvalid)
 	}
 	pod, err := s.o.Pods.Pod(id)
-	if isNotFound(err) {
-		return unique(id, s.o.Pods.List(), err)
+	if isNotFound(err) || !pod.Published() {
+		return unique(id, s.o.Pods.List(), fmt.Errorf("find pod %q: %w", id, sandbox.ErrNotFound))
 	}
 	return pod, err
 }

@@ -15,6 +15,8 @@ import (
 
 	"sallyport/enforce"
 	"sallyport/image"
+	"sallyport/internal/cdi"
+	"sallyport/internal/nri"
 	"sallyport/internal/span"
 	"sallyport/sandbox"
 	"sallyport/sandbox/spec"
@@ -51,6 +53,8 @@ type Options struct {
 	Gate          *enforce.Gate
 	Images        *image.Store
 	Pods          *sandbox.Pods
+	NRI           *nri.Hub                                   // nil: no plugin is allowed
+	CDI           *cdi.Registry                              // nil: there are no CDI devices
 	Device        func(path string) (spec.HostDevice, error) // looks at a device node of the host
 	NetworkStatus func(context.Context) error                // nil: pods can get a network
 	Stats         *stats.Collector
@@ -82,6 +86,7 @@ type Server struct {
 	pulls   *flights[string]             // PullImage
 	turns   *turns                       // to make a pod or a container
 	users   sync.Map                     // container ID to *v1.ContainerUser; dropped when removed
+	stops   sync.Map                     // container ID to *sync.Once: plugins were told of its end; dropped when removed
 	opened  openedFiles                  // has its own lock
 	metrics []metric                     // constant; those that are told of pods and containers
 	closing chan struct{}                // closed when Serve ends

@@ -43,11 +43,6 @@ func sections(v *view) (out []string) {
 	return append(out, found(!strings.HasPrefix(s.Version, "1."), "ociVersion is %q", s.Version)...)
 }
 
-// hooks are host code.
-func hooks(v *view) []string {
-	return found(v.spec.Hooks != nil, "hooks are set; they run on the host")
-}
-
 func rootfs(v *view) (out []string) {
 	out = found(v.spec.Root.Path != "rootfs", "root.path is %q, want rootfs", v.spec.Root.Path)
 	switch p := v.linux.RootfsPropagation; p {
@@ -60,8 +55,18 @@ func rootfs(v *view) (out []string) {
 	return out
 }
 
-func devices(v *view) []string {
-	return found(len(v.linux.Devices) > 0 && !v.privileged && v.floor.Devices != Allow, "%d host devices; the floor admits none", len(v.linux.Devices))
+// devices: those that an admitted CDI device brings come with it; any other needs the floor's devices.
+func devices(v *view) (out []string) {
+	if v.privileged || v.floor.Devices == Allow {
+		return nil
+	}
+	for _, d := range v.linux.Devices {
+		brought := func(c Device) bool {
+			return v.floor.AdmitsCDI(c.CDI) && contains(v.CDI, c.CDI) && c.Path == d.Path && c.Type == d.Type && c.Major == d.Major && c.Minor == d.Minor
+		}
+		out = append(out, found(v.PodInit || !slices.ContainsFunc(v.Devices, brought), "the host device %.80q; the floor admits none", d.Path)...)
+	}
+	return out
 }
 
 // deviceCgroup: nothing, then what is named. The runtime adds the standard devices itself.

@@ -178,11 +178,11 @@ func (v *view) kubeletDir() string {
 	return v.KubeletDir
 }
 
-// foreignControl are the sockets and state of other runtimes, and what makes a node a member of its
-// cluster. A control plane's own pods need some of them: each as a named exception.
+// foreignControl are the sockets and state of other runtimes, what edits containers from outside (NRI and
+// CDI), and what makes a node a member of its cluster. A control plane's own pods need some of them: each as a named exception.
 var foreignControl = []string{
-	"/etc/containerd", "/etc/crio", "/etc/kubernetes", "/run/containerd", "/run/cri-dockerd.sock", "/run/crio", "/run/docker",
-	"/run/docker.sock", "/run/podman", "/var/lib/containerd", "/var/lib/containers", "/var/lib/docker", "/var/lib/etcd",
+	"/etc/cdi", "/etc/containerd", "/etc/crio", "/etc/kubernetes", "/etc/nri", "/run/cdi", "/run/containerd", "/run/cri-dockerd.sock", "/run/crio", "/run/docker",
+	"/run/docker.sock", "/run/nri", "/run/podman", "/var/lib/containerd", "/var/lib/containers", "/var/lib/docker", "/var/lib/etcd",
 	"/var/lib/kubelet/config.yaml", "/var/lib/kubelet/pki", // wherever else the kubelet's own are, too
 }
 

@@ -127,7 +127,19 @@ func TestChecks(t *testing.T) {
 		{"B02", "domainname", func(s *scene) { s.spec.Domainname = "x" }, func(s *scene) { s.spec.Domainname = "" }},
 		{"B02", "time offsets", func(s *scene) { s.spec.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"monotonic": {Secs: 1}} }, func(s *scene) { s.spec.Linux.TimeOffsets = nil }},
 		{"B02", "version", func(s *scene) { s.spec.Version = "2.0.0" }, func(s *scene) { s.spec.Version = "1.2.0" }},
-		{"B03", "hook", func(s *scene) { s.spec.Hooks = &specs.Hooks{Prestart: []specs.Hook{{Path: "/bin/sh"}}} }, func(s *scene) { s.spec.Hooks = nil }},
+		{"B03", "hook without a rule", all(hook, func(s *scene) { s.floor.Hooks = nil }), func(s *scene) { s.floor.Hooks = []Hook{{"/opt/hook", "sha256:1"}} }},
+		{"B03", "other bytes", all(hook, func(s *scene) { s.facts.Hooks[0].Digest = "sha256:2" }), func(s *scene) { s.facts.Hooks[0].Digest = "sha256:1" }},
+		{"B03", "another program's bytes", all(hook, func(s *scene) { s.floor.Hooks = []Hook{{"/opt/hook", "sha256:2"}, {"/opt/other", "sha256:1"}} }), func(s *scene) { s.floor.Hooks[0].Digest = "sha256:1" }},
+		{"B03", "unopened", all(hook, func(s *scene) { s.facts.Hooks = nil; s.floor.Hooks[0].Digest = "" }), func(s *scene) {
+			s.facts.Hooks, s.floor.Hooks[0].Digest = []Hook{{"/opt/hook", "sha256:1"}}, "sha256:1"
+		}},
+		{"B03", "another spelling", all(hook, func(s *scene) { s.spec.Hooks.Prestart[0].Path = "/opt//hook" }), func(s *scene) { s.spec.Hooks.Prestart[0].Path = "/opt/hook" }},
+		{"B03", "in the container", all(hook, func(s *scene) { s.spec.Hooks = &specs.Hooks{StartContainer: s.spec.Hooks.Prestart} }), func(s *scene) { s.spec.Hooks = &specs.Hooks{Poststop: s.spec.Hooks.StartContainer} }},
+		{"B03", "preloaded", all(hook, func(s *scene) { s.spec.Hooks.Prestart[0].Env = []string{"LD_PRELOAD=/x"} }), func(s *scene) { s.spec.Hooks.Prestart[0].Env = []string{"OLD_X=/x"} }},
+		{"B03", "zero byte", all(hook, func(s *scene) { s.spec.Hooks.Prestart[0].Args = []string{"a\x00"} }), func(s *scene) { s.spec.Hooks.Prestart[0].Args = []string{"a"} }},
+		{"B09", "a CDI device's other node", all(cdiNode, func(s *scene) { s.spec.Linux.Devices[0].Minor = 2 }), func(s *scene) { s.spec.Linux.Devices[0].Minor = 1 }},
+		{"B09", "a node of another CDI device", all(cdiNode, func(s *scene) { s.facts.Devices[0].CDI = "acme.example/gpu=1" }), func(s *scene) { s.facts.Devices[0].CDI = "acme.example/gpu=0" }},
+		{"B29", "CDI device", all(cdiNode, func(s *scene) { s.floor.CDI = []string{"acme.example/gpu=1", "acme.example/nic=*"} }), func(s *scene) { s.floor.CDI = []string{"acme.example/gpu=*"} }},
 		{"B04", "other root", func(s *scene) { s.spec.Root.Path = "/" }, func(s *scene) { s.spec.Root.Path = "rootfs" }},
 		{"B04", "shared root", func(s *scene) { s.spec.Linux.RootfsPropagation = "rshared" }, allow(func(f *Floor) *Answer { return &f.BidirMounts })},
 		{"B05", "new privileges", func(s *scene) { s.spec.Process.NoNewPrivileges = false; s.floor.NoNewPrivileges = Override }, allow(func(f *Floor) *Answer { return &f.NoNewPrivileges })},
@@ -335,4 +347,18 @@ func sysfs(mode string) func(*scene) {
 		s.spec.Mounts = append([]specs.Mount{m}, slices.Delete(s.spec.Mounts, i, i+1)...)
 		s.facts.Mounts[0] = Mount{Destination: "/sys", Source: "/sys", Kind: "sys"}
 	}
+}
+
+// hook makes the spec one with an admitted hook.
+func hook(s *scene) {
+	s.spec.Hooks = &specs.Hooks{Prestart: []specs.Hook{{Path: "/opt/hook"}}} //nolint:staticcheck // deprecated and still run
+	s.facts.Hooks, s.floor.Hooks = []Hook{{"/opt/hook", "sha256:1"}}, []Hook{{"/opt/hook", "sha256:1"}}
+}
+
+// cdiNode makes the spec one with a device node of an admitted CDI device.
+func cdiNode(s *scene) {
+	const name = "acme.example/gpu=0"
+	s.spec.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/gpu", Type: "c", Major: 200, Minor: 1}}
+	s.facts.CDI, s.facts.Devices = []string{name}, []Device{{name, "/dev/gpu", "c", 200, 1}}
+	s.floor.CDI = []string{name}
 }

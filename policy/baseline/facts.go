@@ -40,7 +40,18 @@ type Facts struct {
 	PodUID       string   // the kubelet's own mounts of this pod are those under <KubeletDir>/pods/<PodUID>/; "" has none
 	KubeletDir   string   // "" is /var/lib/kubelet
 	Mounts       []Mount
+	Devices      []Device // device nodes that CDI gave
+	CDI          []string // qualified names of the CDI devices given
+	Hooks        []Hook   // what the spec's hooks are: the digests of the files opened beneath their paths
 	ControlPaths []string // ours: socket, state, policy, store, configuration; clean absolute paths
+}
+
+// Device is a device node that a CDI device brings.
+type Device struct {
+	CDI          string // qualified name of the device that brings it
+	Path         string // in the container
+	Type         string // c, b, u or p
+	Major, Minor int64
 }
 
 // Violation is one finding of one check. ID and Name are stable: policies and people refer to them.
@@ -68,7 +79,7 @@ type check struct {
 // checks is the list. Their order is the order of the findings; an ID is never used for something else.
 var checks = []check{
 	{"B02", "known sections only", sections},
-	{"B03", "no hooks", hooks},
+	{"B03", "hooks by rule", hooks},
 	{"B04", "root filesystem", rootfs},
 	{"B05", "no new privileges", noNewPrivileges},
 	{"B06", "seccomp profile", seccompProfile},
@@ -94,6 +105,7 @@ var checks = []check{
 	{"B26", "arguments and environment", arguments},
 	{"B27", "mandatory access control", labels},
 	{"B28", "first process of a pod", podInit},
+	{"B29", "CDI devices", cdi},
 }
 
 // Check reads a final OCI runtime spec with its own eyes and returns every finding; none means that the

@@ -57,6 +57,14 @@ type Floor struct {
 	Capabilities    []string // capabilities that may be added beyond the default set, CAP_X; "ALL" for any
 	HostPaths       []string // path prefixes that may be mounted from the host, "/" for any; one that meets a control path only as =/path, exactly, and at Privileged Allow
 	Sysctls         []string // sysctls that may be set; a trailing * is a prefix
+	CDI             []string // CDI devices that may be given, vendor/class=name; a trailing * is a prefix. Their device nodes come with them
+	Hooks           []Hook   // programs that may run on the node as OCI hooks
+}
+
+// Hook is a program of the node by its path and its bytes.
+type Hook struct {
+	Path   string // clean and absolute
+	Digest string // sha256:<hexadecimal> of the file
 }
 
 // EveryStart reports whether stored bytes are hashed before every start.

@@ -242,6 +242,12 @@ func randomFloor(r *rand.Rand) Floor {
 	f.Capabilities = pick("ALL", "CAP_KILL", "CAP_BPF", "CAP_SYS_ADMIN")
 	f.HostPaths = pick("/", "/opt", "/opt/a", "/run", "=/run", "=/opt", "=/")
 	f.Sysctls = pick("*", "net.*", "net.ipv4.*", "net.ipv4.tcp_syncookies", "kernel.shm*", "kernel.shmmax")
+	f.CDI = pick("*", "acme.example/*", "acme.example/gpu=*", "acme.example/gpu=0", "other.example/nic=0")
+	for _, h := range []Hook{{"/a", "1"}, {"/a", "2"}, {"/b", "1"}} {
+		if r.Intn(3) > 0 {
+			f.Hooks = append(f.Hooks, h)
+		}
+	}
 	return f
 }
 
@@ -275,6 +281,16 @@ func TestMeetOnlyTightens(t *testing.T) {
 				t.Fatalf("Meet(%v, %v) admits %s: %v, want %v", a, b, s, got, want)
 			}
 		}
+		for _, d := range []string{"acme.example/gpu=0", "acme.example/nic=1", "other.example/nic=0", "third.example/x=y"} {
+			if got, want := m.AdmitsCDI(d), a.AdmitsCDI(d) && b.AdmitsCDI(d); got != want {
+				t.Fatalf("Meet(%v, %v) admits %s: %v, want %v", a, b, d, got, want)
+			}
+		}
+		for _, h := range []Hook{{"/a", "1"}, {"/a", "2"}, {"/b", "1"}, {"/b", "2"}} {
+			if got, want := slices.Contains(m.Hooks, h), slices.Contains(a.Hooks, h) && slices.Contains(b.Hooks, h); got != want {
+				t.Fatalf("Meet(%v, %v) admits hook %v: %v, want %v", a, b, h, got, want)
+			}
+		}
 		for _, p := range []string{"/", "/opt", "/opt/a/b", "/run", "/run/x", "/optical", "/srv"} {
 			if source(m, p) && !(source(a, p) && source(b, p)) {
 				t.Fatalf("Meet(%v, %v) admits host path %s, which one of them refuses", a, b, p)
@@ -284,8 +300,8 @@ func TestMeetOnlyTightens(t *testing.T) {
 			t.Fatalf("Meet(m, m) = %v, want %v", again, m)
 		}
 	}
-	if n := reflect.TypeFor[Floor]().NumField(); n != 18 {
-		t.Errorf("Floor has %d fields, want 18: teach Meet the new knob, then this test", n)
+	if n := reflect.TypeFor[Floor]().NumField(); n != 20 {
+		t.Errorf("Floor has %d fields, want 20: teach Meet the new knob, then this test", n)
 	}
 }
 
@@ -303,9 +319,11 @@ func TestLevelsAreOrdered(t *testing.T) {
 }
 
 func TestParseFloor(t *testing.T) {
-	got, err := ParseFloor([]byte("level: baseline\nseccomp: allow\nprivileged: override\ncapabilities: [net_raw]\nhostPaths: [/opt, =/run]\nsysctls: [net.core.*]\n"))
+	digest := "sha256:" + strings.Repeat("0a", 32)
+	got, err := ParseFloor([]byte("level: baseline\nseccomp: allow\nprivileged: override\ncapabilities: [net_raw]\nhostPaths: [/opt, =/run]\nsysctls: [net.core.*]\ncdi: [acme.example/gpu=*]\nhooks: [{path: /opt/h, digest: '" + digest + "'}]\n"))
 	want := ForLevel(Baseline)
 	want.Seccomp, want.Privileged, want.Capabilities = Allow, Override, []string{"CAP_NET_RAW"}
+	want.CDI, want.Hooks = []string{"acme.example/gpu=*"}, []Hook{{"/opt/h", digest}}
 	want.HostPaths, want.Sysctls = []string{"/opt", "=/run"}, []string{"net.core.*"}
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("ParseFloor() = %+v, %v, want %+v", got, err, want)
@@ -314,21 +332,27 @@ func TestParseFloor(t *testing.T) {
 		t.Errorf("ParseFloor(empty lists) = %v, %v, want no capability", got, err)
 	}
 	for text, field := range map[string]string{
-		"":                                          "empty",
-		"level: loose":                              "level",
-		"seccomp: allow":                            "level",
-		"level: baseline\nsecomp: allow":            "secomp",
-		"level: baseline\nSeccomp: allow":           "Seccomp",
-		"level: baseline\nlevel: privileged":        "level",
-		"level: baseline\nseccomp: maybe":           "seccomp",
-		"level: baseline\nrootUser: override":       "rootUser",
-		"level: baseline\nhostPID: override":        "hostPID",
-		"level: baseline\ncapabilities: [FLY]":      "capabilities",
-		"level: baseline\nhostPaths: [opt]":         "hostPaths",
-		"level: baseline\nhostPaths: [/a/../b]":     "hostPaths",
-		"level: baseline\nsysctls: [vm.swappiness]": "sysctls",
-		"level: baseline\nsysctls: ['net.x y']":     "sysctls",
-		"level: [":                                  "hardening",
+		"":                                                                    "empty",
+		"level: loose":                                                        "level",
+		"seccomp: allow":                                                      "level",
+		"level: baseline\nsecomp: allow":                                      "secomp",
+		"level: baseline\nSeccomp: allow":                                     "Seccomp",
+		"level: baseline\nlevel: privileged":                                  "level",
+		"level: baseline\nseccomp: maybe":                                     "seccomp",
+		"level: baseline\nrootUser: override":                                 "rootUser",
+		"level: baseline\nhostPID: override":                                  "hostPID",
+		"level: baseline\ncapabilities: [FLY]":                                "capabilities",
+		"level: baseline\nhostPaths: [opt]":                                   "hostPaths",
+		"level: baseline\nhostPaths: [/a/../b]":                               "hostPaths",
+		"level: baseline\nsysctls: [vm.swappiness]":                           "sysctls",
+		"level: baseline\nsysctls: ['net.x y']":                               "sysctls",
+		"level: baseline\ncdi: [gpu]":                                         "cdi",
+		"level: baseline\ncdi: ['acme.example/*']":                            "cdi",
+		"level: baseline\nhooks: [{path: /h}]":                                "hooks",
+		"level: baseline\nhooks: [{path: /h, digest: sha256:0}]":              "hooks",
+		"level: baseline\nhooks: [{path: /a/../h, digest: '" + digest + "'}]": "hooks",
+		"level: baseline\nhooks: [{path: h, digest: '" + digest + "'}]":       "hooks",
+		"level: [": "hardening",
 	} {
 		if f, err := ParseFloor([]byte(text)); err == nil || !strings.Contains(err.Error(), field) || strings.Contains(err.Error(), "\n") || !reflect.DeepEqual(f, Floor{}) {
 			t.Errorf("ParseFloor(%q) = %v, %v, want the zero floor and one line that names %s", text, f, err, field)

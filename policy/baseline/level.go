@@ -91,6 +91,7 @@ func ForLevel(l Level) Floor {
 			Capabilities:    []string{"ALL"},
 			HostPaths:       []string{"/"},
 			Sysctls:         append([]string(nil), namespaced...),
+			CDI:             []string{"*"}, // devices are allowed here whatever names them; hooks never are
 		}
 	}
 	return Floor{}

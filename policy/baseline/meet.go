@@ -28,7 +28,20 @@ func Meet(a, b Floor) Floor {
 		Capabilities:    pairs(a.Capabilities, b.Capabilities, meetCapability),
 		HostPaths:       pairs(a.HostPaths, b.HostPaths, meetPath),
 		Sysctls:         pairs(a.Sysctls, b.Sysctls, meetPattern),
+		CDI:             pairs(a.CDI, b.CDI, meetPattern),
+		Hooks:           meetHooks(a.Hooks, b.Hooks),
 	}
+}
+
+// meetHooks is the sorted set of the hooks that both admit.
+func meetHooks(a, b []Hook) (out []Hook) {
+	for _, h := range a {
+		if slices.Contains(b, h) {
+			out = append(out, h)
+		}
+	}
+	slices.SortFunc(out, func(x, y Hook) int { return strings.Compare(x.Path+x.Digest, y.Path+y.Digest) })
+	return slices.Compact(out)
 }
 
 // pairs is the sorted set of what any entry of a and any of b both admit.
@@ -94,6 +107,9 @@ func (f Floor) AdmitsCapability(name string) bool {
 func (f Floor) AdmitsSysctl(name string) bool {
 	return matches(namespaced, name) && matches(f.Sysctls, name)
 }
+
+// AdmitsCDI reports whether the floor lets a container have the CDI device of that qualified name.
+func (f Floor) AdmitsCDI(name string) bool { return matches(f.CDI, name) }
 
 func matches(patterns []string, name string) bool {
 	for _, p := range patterns {

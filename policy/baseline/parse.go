@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -13,24 +14,32 @@ import (
 // hardening is the form of hardening.yaml. A knob that is absent keeps the level's answer; a list that
 // is present replaces the level's.
 type hardening struct {
-	Level           string   `yaml:"level" need:"yes" enum:"restricted,baseline,privileged"`
-	Seccomp         string   `yaml:"seccomp" enum:"refuse,override,allow"`
-	NoNewPrivileges string   `yaml:"noNewPrivileges" enum:"refuse,override,allow"`
-	Privileged      string   `yaml:"privileged" enum:"refuse,override,allow"`
-	HostNetwork     string   `yaml:"hostNetwork" enum:"refuse,allow"`
-	HostPID         string   `yaml:"hostPID" enum:"refuse,allow"`
-	HostIPC         string   `yaml:"hostIPC" enum:"refuse,allow"`
-	HostUsers       string   `yaml:"hostUsers" enum:"refuse,allow"`
-	RootUser        string   `yaml:"rootUser" enum:"refuse,allow"`
-	Devices         string   `yaml:"devices" enum:"refuse,allow"`
-	UnmaskedPaths   string   `yaml:"unmaskedPaths" enum:"refuse,override,allow"`
-	AppArmor        string   `yaml:"appArmor" enum:"refuse,override,allow"`
-	SELinux         string   `yaml:"seLinux" enum:"refuse,override,allow"`
-	BidirMounts     string   `yaml:"bidirectionalMounts" enum:"refuse,override,allow"`
-	LayerBytes      string   `yaml:"layerBytes" enum:"first-use,every-start"`
-	Capabilities    []string `yaml:"capabilities"`
-	HostPaths       []string `yaml:"hostPaths"`
-	Sysctls         []string `yaml:"sysctls"`
+	Level           string     `yaml:"level" need:"yes" enum:"restricted,baseline,privileged"`
+	Seccomp         string     `yaml:"seccomp" enum:"refuse,override,allow"`
+	NoNewPrivileges string     `yaml:"noNewPrivileges" enum:"refuse,override,allow"`
+	Privileged      string     `yaml:"privileged" enum:"refuse,override,allow"`
+	HostNetwork     string     `yaml:"hostNetwork" enum:"refuse,allow"`
+	HostPID         string     `yaml:"hostPID" enum:"refuse,allow"`
+	HostIPC         string     `yaml:"hostIPC" enum:"refuse,allow"`
+	HostUsers       string     `yaml:"hostUsers" enum:"refuse,allow"`
+	RootUser        string     `yaml:"rootUser" enum:"refuse,allow"`
+	Devices         string     `yaml:"devices" enum:"refuse,allow"`
+	UnmaskedPaths   string     `yaml:"unmaskedPaths" enum:"refuse,override,allow"`
+	AppArmor        string     `yaml:"appArmor" enum:"refuse,override,allow"`
+	SELinux         string     `yaml:"seLinux" enum:"refuse,override,allow"`
+	BidirMounts     string     `yaml:"bidirectionalMounts" enum:"refuse,override,allow"`
+	LayerBytes      string     `yaml:"layerBytes" enum:"first-use,every-start"`
+	Capabilities    []string   `yaml:"capabilities"`
+	HostPaths       []string   `yaml:"hostPaths"`
+	Sysctls         []string   `yaml:"sysctls"`
+	CDI             []string   `yaml:"cdi"`
+	Hooks           []hookYAML `yaml:"hooks"`
+}
+
+// hookYAML is the form of a hook that may run.
+type hookYAML struct {
+	Path   string `yaml:"path" need:"yes"`
+	Digest string `yaml:"digest" need:"yes"`
 }
 
 // ParseFloor reads a hardening.yaml: a level (restricted, baseline or privileged; required), and knobs
@@ -121,8 +130,38 @@ func lists(f *Floor, h hardening) error {
 			}
 		}
 	}
+	return programs(f, h)
+}
+
+// programs reads the lists of what may come from the node: CDI devices and hooks.
+func programs(f *Floor, h hardening) error {
+	if h.CDI != nil {
+		f.CDI = h.CDI
+		for _, p := range h.CDI {
+			if !cdiPattern.MatchString(p) {
+				return fmt.Errorf("parse hardening: cdi: %q is no device as vendor/class=name, with or without a trailing *", p)
+			}
+		}
+	}
+	if h.Hooks != nil {
+		f.Hooks = nil
+		for _, k := range h.Hooks {
+			switch {
+			case !clean(k.Path) || k.Path == "/":
+				return fmt.Errorf("parse hardening: hooks: %q is no clean absolute path", k.Path)
+			case !sha256Digest.MatchString(k.Digest):
+				return fmt.Errorf("parse hardening: hooks: %q: digest %q is not sha256: and 64 lower-case hexadecimal digits", k.Path, k.Digest)
+			}
+			f.Hooks = append(f.Hooks, Hook(k))
+		}
+	}
 	return nil
 }
+
+var (
+	cdiPattern   = regexp.MustCompile(`^(\*|[A-Za-z][A-Za-z0-9._-]*/[A-Za-z][A-Za-z0-9_-]*=[A-Za-z0-9._:-]*\*?)$`)
+	sha256Digest = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
+)
 
 func sysctlPattern(s string) error {
 	prefix, wild := strings.CutSuffix(s, "*")

@@ -303,9 +303,6 @@ func (b *builder) devices() error {
 			b.spec.Linux.Devices = append(b.spec.Linux.Devices, d.oci(d.Path))
 		}
 	}
-	if len(b.in.Container.CDI) > 0 {
-		return errors.New("CDI devices are not supported yet")
-	}
 	asked := b.in.Container.Devices
 	if len(asked) == 0 || !b.privileged && !b.must("devices", b.in.Floor.Devices, fmt.Sprintf("%d host devices", len(asked))) {
 		return nil

@@ -117,7 +117,6 @@ func TestNamespacesThatAreMissing(t *testing.T) {
 		"AppArmor not there": func(in *Input) { in.Container.Security.AppArmor = Profile{Localhost, "x"} },
 		"profile not there":  func(in *Input) { in.Container.Security.Seccomp = Profile{Localhost, "x"} },
 		"profile of no kind": func(in *Input) { in.Container.Security.Seccomp.Kind = "Loose" },
-		"CDI":                func(in *Input) { in.Container.CDI = []string{"x.org/gpu=0"} },
 		"device not there": func(in *Input) {
 			in.Floor.Devices = baseline.Allow
 			in.Container.Devices = []Device{{"/dev/x", "/dev/x", "rw"}}

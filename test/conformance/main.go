@@ -113,7 +113,7 @@ func start(ctx context.Context, o options, scratch, host string) (*node.Node, er
 	}
 	n := node.Options{
 		Scratch: scratch, Bin: o.bin, Deps: o.deps, Policy: policy, Masq: true,
-		Config: fmt.Sprintf("[image]\nregistries_conf = %q\n", conf),
+		Config: fmt.Sprintf("[image]\nregistries_conf = %q\n[nri]\nplugins = [\"??-cri-test-nri-*\"]\nsocket = %q\nplugin_dir = \"\"\n", conf, filepath.Join(scratch, "nri.sock")),
 	}
 	if o.out != "" {
 		if err := os.MkdirAll(o.out, 0o755); err != nil {

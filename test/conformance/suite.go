@@ -65,7 +65,7 @@ func suite(ctx context.Context, o options, n *node.Node) (int, error) {
 	args := []string{
 		"--runtime-endpoint", "unix://" + n.Socket, "--report-dir", dir,
 		"--ginkgo.json-report", result, "--ginkgo.no-color",
-		"--runtime-service-timeout", "60s", "--image-service-timeout", "60s",
+		"--nri-socket", n.Path("nri.sock"), "--runtime-service-timeout", "60s", "--image-service-timeout", "60s",
 	}
 	if o.focus != "" {
 		args = append(args, "--ginkgo.focus", o.focus)
