@@ -459,7 +459,7 @@ func TestLaunch(t *testing.T) {
 				}
 				time.Sleep(20 * time.Millisecond)
 			}
-			if want := "10 good 3\n"; (string(got) == want) != c.runs {
+			if want := "10 good 3\n"; (got != nil) != c.runs || c.runs && string(got) != want {
 				t.Errorf("it wrote %q, want it to run: %v", got, c.runs)
 			}
 		})

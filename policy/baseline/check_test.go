@@ -139,6 +139,7 @@ func TestChecks(t *testing.T) {
 		{"B03", "zero byte", all(hook, func(s *scene) { s.spec.Hooks.Prestart[0].Args = []string{"a\x00"} }), func(s *scene) { s.spec.Hooks.Prestart[0].Args = []string{"a"} }},
 		{"B09", "a CDI device's other node", all(cdiNode, func(s *scene) { s.spec.Linux.Devices[0].Minor = 2 }), func(s *scene) { s.spec.Linux.Devices[0].Minor = 1 }},
 		{"B09", "a node of another CDI device", all(cdiNode, func(s *scene) { s.facts.Devices[0].CDI = "acme.example/gpu=1" }), func(s *scene) { s.facts.Devices[0].CDI = "acme.example/gpu=0" }},
+		{"B09", "a node of a CDI device that was not given", all(cdiNode, func(s *scene) { s.facts.CDI = nil }), func(s *scene) { s.facts.CDI = []string{"acme.example/gpu=0"} }},
 		{"B29", "CDI device", all(cdiNode, func(s *scene) { s.floor.CDI = []string{"acme.example/gpu=1", "acme.example/nic=*"} }), func(s *scene) { s.floor.CDI = []string{"acme.example/gpu=*"} }},
 		{"B04", "other root", func(s *scene) { s.spec.Root.Path = "/" }, func(s *scene) { s.spec.Root.Path = "rootfs" }},
 		{"B04", "shared root", func(s *scene) { s.spec.Linux.RootfsPropagation = "rshared" }, allow(func(f *Floor) *Answer { return &f.BidirMounts })},
