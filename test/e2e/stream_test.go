@@ -20,7 +20,7 @@ import (
 
 type opener func(url string, a streamclient.Ask) (*streamclient.Client, error)
 
-var protocols = map[string]opener{"SPDY": streamclient.SPDY, "WebSocket": streamclient.WebSocket, "WebSocket v5": streamclient.WebSocketV5}
+var protocols = map[string]opener{"SPDY": streamclient.SPDY, "WebSocket": streamclient.WebSocket, "WebSocket5": streamclient.WebSocketV5}
 
 // execURL asks for a command.
 func (w *world) execURL(id string, a streamclient.Ask, cmd ...string) (string, error) {
