@@ -213,6 +213,10 @@ func (s *Store) replace(l *layer) error {
 		return nil
 	}
 	if err := s.storage.DeleteLayer(l.Chain.Hex()); err != nil {
+		s.condemn(*l) // when it was found, a container may have used it that is gone by now
+		if !s.storage.Exists(l.Chain.Hex()) {
+			return nil
+		}
 		for _, r := range s.index.withChain(l.Chain) {
 			if c, used := s.user(r.ID); used {
 				return fmt.Errorf("%w: stored layer %s was changed on disk and container %s uses it; remove that container", ErrCorrupt, l.DiffID, c)

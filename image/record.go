@@ -154,7 +154,7 @@ func (s *Store) readRecord(path string) (*record, error) {
 func (s *Store) parseRecord(b []byte) (*record, error) {
 	var e envelope
 	if err := json.Unmarshal(b, &e); err != nil {
-		return nil, fmt.Errorf("read record: %w", err)
+		return nil, fmt.Errorf("read record: %w: %w", errTorn, err)
 	}
 	var compact bytes.Buffer
 	if err := json.Compact(&compact, e.Record); err != nil {
@@ -203,11 +203,15 @@ func (s *Store) loadRecords() error {
 			if err == nil && (r.ID.Hex() != im.Name() || r.key() != d.Name()) {
 				err = errors.New("read record: it lies in another image's or name's place")
 			}
+			lost := errors.Is(err, errTorn)
 			if err == nil && !s.holds(r) {
-				err = errors.New("read record: the image is not in storage; pull it again")
+				err, lost = errors.New("read record: the image is not in storage; pull it again"), true
 			}
 			if err != nil {
 				s.index.problem(path + ": " + err.Error())
+				if lost && s.unclean { // one that is whole and not ours stays, to be looked at
+					s.dropTorn(s.path("images", im.Name()), filepath.Dir(path))
+				}
 				continue
 			}
 			s.index.put(r)

@@ -73,6 +73,10 @@ type Store struct {
 	scrubPace                pace          // constant
 	scrubEvery, refreshEvery time.Duration // constant
 
+	state   string // owned by Open and Close: what the file state says while this daemon has the store
+	unclean bool   // constant after Open: the machine stopped uncleanly since the store was last in use
+	torn    int    // owned by Open: records that such a stop tore
+
 	lock     *os.File           // owned; flock on Root
 	index    *index             // has its own lock
 	evidence *evidenceCache     // has its own lock
@@ -89,7 +93,8 @@ type Store struct {
 
 // Open opens or makes the store under o.Root. A second daemon on the same root gets ErrLocked. Records
 // that do not verify are left where they are and named by Problems; images and layers that no record
-// names any more, for example of a pull that a crash cut short, are removed.
+// names any more, for example of a pull that a crash cut short, are removed. After an unclean stop of the
+// machine every record is held against what is stored, and what is broken is removed.
 func Open(o Options) (*Store, error) {
 	if o.Gate == nil {
 		return nil, errors.New("open image store: no gate")
@@ -141,6 +146,9 @@ func (s *Store) openDisk(o Options) error {
 	if err := s.takeLock(); err != nil {
 		return err
 	}
+	if err := s.takeState(); err != nil {
+		return err
+	}
 	if err := emptyTmp(s.path("tmp")); err != nil {
 		return err
 	}
@@ -164,6 +172,9 @@ func (s *Store) openDisk(o Options) error {
 		return err
 	}
 	if err := s.loadUses(); err != nil {
+		return err
+	}
+	if err := s.repair(); err != nil {
 		return err
 	}
 	return s.sweep()
@@ -221,14 +232,23 @@ func (s *Store) takeLock() error {
 func (s *Store) unlock() {
 	if s.lock != nil {
 		s.lock.Close()
+		s.lock = nil
 	}
 }
 
-// Close gives the root free for another daemon. Mounted root filesystems stay mounted: containers
-// outlive the daemon.
+// Close gives the root free for another daemon, and notes that nothing was under way: all that a call
+// promised was synced before it returned. Mounted root filesystems stay mounted: containers outlive the
+// daemon. Closing again does nothing. No call may be under way.
 func (s *Store) Close() error {
+	if s.lock == nil {
+		return nil
+	}
 	s.storage.Free()
+	err := durable.WriteFile(s.path("state"), []byte(stateClean), 0o600)
 	s.unlock()
+	if err != nil {
+		return fmt.Errorf("close image store: %w", err)
+	}
 	return nil
 }
 

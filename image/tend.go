@@ -35,7 +35,7 @@ func (s *Store) Run(ctx context.Context) error {
 }
 
 func (s *Store) scrubLoop(ctx context.Context) error {
-	wait := min(scrubFirst, s.scrubEvery)
+	wait := s.firstScrub()
 	for sleep(ctx, wait) {
 		wait = s.scrubEvery
 		s.scrub(ctx)
