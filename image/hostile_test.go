@@ -115,6 +115,8 @@ func TestResolveRefusesDocuments(t *testing.T) {
 		{"two documents", typeManifest, good + good, "after"},
 		{"schema version 3", typeManifest, strings.Replace(good, `"schemaVersion":2`, `"schemaVersion":3`, 1), "schema version"},
 		{"config of another type", typeManifest, strings.Replace(good, typeConfig, "application/vnd.oci.empty.v1+json", 1), "config media type"},
+		{"config of no type", typeManifest, strings.Replace(good, typeConfig, "", 1), "config media type"},
+		{"config of another type in Docker's schema", typeDockerManifest, strings.NewReplacer(typeManifest, typeDockerManifest, typeConfig, "application/vnd.oci.empty.v1+json").Replace(good), "config media type"},
 		{"foreign layer", typeManifest, strings.Replace(good, "layer.v1.tar+gzip", "layer.nondistributable.v1.tar+gzip", 1), "layer 0"},
 		{"encrypted layer", typeManifest, strings.Replace(good, "layer.v1.tar+gzip", "layer.v1.tar+gzip+encrypted", 1), "layer 0"},
 		{"layer with urls", typeManifest, strings.Replace(good, `"layers":[{`, `"layers":[{"urls":["http://169.254.169.254/"],`, 1), "urls"},
