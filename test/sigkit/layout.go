@@ -7,14 +7,14 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 )
 
-// Save writes the image at a registry, and what refers to it, as an OCI layout into dir. at is a name with
+// Save writes the image or index at a registry, and what refers to it, as an OCI layout into dir. at is a name with
 // a tag, which the layout's entry gets.
 func Save(at, dir string) error {
 	tag, err := name.NewTag(at, name.Insecure)
 	if err != nil {
 		return err
 	}
-	img, err := remote.Image(tag)
+	top, err := remote.Get(tag)
 	if err != nil {
 		return err
 	}
@@ -22,14 +22,10 @@ func Save(at, dir string) error {
 	if err != nil {
 		return err
 	}
-	if err := out.AppendImage(img, layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": tag.TagStr()})); err != nil {
+	if err := add(out, top, layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": tag.TagStr()})); err != nil {
 		return err
 	}
-	digest, err := img.Digest()
-	if err != nil {
-		return err
-	}
-	list, err := remote.Referrers(tag.Context().Digest(digest.String()))
+	list, err := remote.Referrers(tag.Context().Digest(top.Digest.String()))
 	if err != nil {
 		return err
 	}
@@ -47,4 +43,19 @@ func Save(at, dir string) error {
 		}
 	}
 	return nil
+}
+
+func add(out layout.Path, top *remote.Descriptor, o layout.Option) error {
+	if top.MediaType.IsIndex() {
+		index, err := top.ImageIndex()
+		if err != nil {
+			return err
+		}
+		return out.AppendIndex(index, o)
+	}
+	img, err := top.Image()
+	if err != nil {
+		return err
+	}
+	return out.AppendImage(img, o)
 }
