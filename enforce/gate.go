@@ -40,6 +40,9 @@ type Policies struct {
 	// Shadow are layers on trial for a namespace, called "shadow <name>" after the layer that each would
 	// replace. They are judged after the decision and change nothing. nil: none.
 	Shadow func(namespace string) []*policy.Layer
+	// Probe judges pulls in policy.ProbeNamespace in the node layer's place; nothing else of that namespace
+	// is admitted. nil: nothing at all.
+	Probe *policy.Layer
 	// Overrides are break-glass documents in force on this node (docs/policy.md).
 	Overrides []policy.Override
 }
@@ -122,7 +125,9 @@ type layers struct {
 func (g *Gate) layersFor(namespace string) layers {
 	p := g.policies.Load()
 	l := layers{namespace: namespace, node: p.Node}
-	if p.For != nil && (namespace != "" || p.Node == nil) { // without a node policy For says why there is none
+	if namespace == policy.ProbeNamespace && p.Node != nil {
+		l.node = p.Probe // nil denies
+	} else if p.For != nil && (namespace != "" || p.Node == nil) { // without a node policy For says why there is none
 		l.ns, l.refused = p.For(namespace)
 	}
 	h := sha256.New()

@@ -38,6 +38,9 @@ func (g *Gate) judgement(verb policy.Verb, namespace string) *judgement {
 	if r := j.layers.refused; r != nil {
 		j.add(policy.Refusal(r.Layer, r.Rule, r.Msg))
 	}
+	if namespace == policy.ProbeNamespace && verb != policy.VerbPull {
+		j.add(policy.Refusal("gate", "selftest-namespace", fmt.Sprintf("namespace %q is the self-test's, which only pulls; use another", namespace)))
+	}
 	return j
 }
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"time"
 
 	"sallyport/enforce"
@@ -45,6 +47,9 @@ func (s *Store) Resolve(ctx context.Context, n ref.Name, c Credentials) (*Source
 	if n.IsZero() {
 		return nil, errors.New("resolve image: no name")
 	}
+	if dir, ok := s.local[n.Repository()]; ok {
+		return s.resolveLocal(ctx, dir, n)
+	}
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	ctx, sp := span.Start(ctx, span.Resolve)
@@ -79,6 +84,19 @@ func (s *Store) ResolveLayout(ctx context.Context, dir string, n ref.Name) (*Sou
 		return nil, fmt.Errorf("resolve %s in %s: %w", n, dir, err)
 	}
 	return src, nil
+}
+
+// resolveLocal is Resolve for a repository of Options.Local. A tag is a file name: it begins with no dot
+// and holds no slash (ref.Parse).
+func (s *Store) resolveLocal(ctx context.Context, dir string, n ref.Name) (*Source, error) {
+	if n.Tag() == "" || !n.Digest().IsZero() {
+		return nil, fmt.Errorf("resolve %s: %w: images of this repository are known by tag alone", n, ErrNotFound)
+	}
+	at := filepath.Join(dir, n.Tag())
+	if _, err := os.Stat(at); err != nil {
+		return nil, fmt.Errorf("resolve %s: %w", n, ErrNotFound)
+	}
+	return s.ResolveLayout(ctx, at, n)
 }
 
 func (s *Store) resolve(ctx context.Context, n ref.Name, c Credentials) (*Source, error) {

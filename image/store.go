@@ -47,6 +47,8 @@ type Options struct {
 	CertsDir          string // <host:port>/ca.crt and the like
 	AuthFile          string // the node's own registry credentials
 
+	Local map[string]string // repositories that lie on this node's disk alone: OCI layouts by tag in that directory
+
 	OS, Arch string   // "" means the host's
 	Pinned   []string // names that the kubelet must not garbage-collect
 
@@ -67,6 +69,7 @@ type Store struct {
 	platform   *types.SystemContext // constant
 	pinned     map[string]bool      // constant
 	timeout    time.Duration        // constant
+	local      map[string]string    // constant; Options.Local
 	key        []byte               // constant; MAC of records
 	log        *slog.Logger         // constant
 
@@ -99,7 +102,7 @@ func Open(o Options) (*Store, error) {
 	if o.Gate == nil {
 		return nil, errors.New("open image store: no gate")
 	}
-	s := &Store{gate: o.Gate, root: o.Root, timeout: o.ResolveTimeout, index: newIndex(),
+	s := &Store{gate: o.Gate, root: o.Root, timeout: o.ResolveTimeout, local: o.Local, index: newIndex(),
 		evidence: newEvidenceCache(), users: newUserFileCache(), pinned: map[string]bool{},
 		log: o.Log, scrubPace: pace(o.ScrubRate), scrubEvery: o.ScrubEvery, refreshEvery: o.RefreshEvery}
 	if s.log == nil {

@@ -31,6 +31,13 @@ const (
 	VerbCheckpoint  Verb = "checkpoint"
 )
 
+// What the self-test has for its own (ADR 11): a namespace in which images of this repository can be
+// pulled, by rules of its own, and nothing else can be done. The host's name cannot exist (RFC 2606).
+const (
+	ProbeNamespace  = "sallyport-selftest"
+	ProbeRepository = "selftest.sallyport.invalid/probe"
+)
+
 // Claim is what a verifier proved about a manifest. Only policy/sigstore and policy/containers can
 // make one.
 type Claim = claim.Claim

@@ -116,7 +116,11 @@ func (p *policySource) reload(ctx context.Context) error {
 	}
 	same := p.set != nil && p.set.Hash() == set.Hash()
 	if !same {
-		if err := p.gate.Install(ctx, enforce.Policies{Node: set.Node(), For: set.For, Shadow: set.Shadow, Overrides: set.Overrides()}); err != nil {
+		probe, err := set.Probe()
+		if err == nil {
+			err = p.gate.Install(ctx, enforce.Policies{Node: set.Node(), For: set.For, Shadow: set.Shadow, Probe: probe, Overrides: set.Overrides()})
+		}
+		if err != nil {
 			return fmt.Errorf("install policy: %w", err)
 		}
 		p.loaded = time.Now()
