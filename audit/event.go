@@ -8,7 +8,7 @@ import "time"
 // Event is what one record says. The log adds sequence, time (if zero) and chain. Strings are
 // truncated to documented limits; nothing in it is secret (docs/audit.md).
 type Event struct {
-	Type       string            `json:"type"` // decision, policy, daemon, summary, stream, verify, rejudge, image
+	Type       string            `json:"type"` // decision, policy, daemon, summary, stream, verify, rejudge, image, selftest
 	Time       time.Time         `json:"time"`
 	Verb       string            `json:"verb,omitempty"`    // policy.Verb of a decision
 	Outcome    string            `json:"outcome,omitempty"` // allow, deny; loaded, refused; start, stop

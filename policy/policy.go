@@ -31,7 +31,7 @@ const (
 	VerbCheckpoint  Verb = "checkpoint"
 )
 
-// What the self-test has for its own (ADR 11): a namespace in which images of this repository can be
+// What the self-test has for its own (ADR 14): a namespace in which images of this repository can be
 // pulled, by rules of its own, and nothing else can be done. The host's name cannot exist (RFC 2606).
 const (
 	ProbeNamespace  = "sallyport-selftest"

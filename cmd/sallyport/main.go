@@ -45,7 +45,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		Args:              cobra.NoArgs,
 		RunE:              needsCommand,
 	}
-	root.AddCommand(auditCommand(), doctorCommand(), explainCommand(), imageCommand(), policyCommand(), psCommand(), seccompCommand(), verifyCommand(), versionCommand())
+	root.AddCommand(auditCommand(), doctorCommand(), explainCommand(), imageCommand(), policyCommand(), psCommand(), seccompCommand(), selfTestCommand(), verifyCommand(), versionCommand())
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)

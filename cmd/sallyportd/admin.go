@@ -24,7 +24,7 @@ func (d *daemon) openAdmin(server *cri.Server) (*admin.Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return admin.New(admin.Options{Gate: d.gate, Images: d.images, Pods: d.pods, Judge: judge, Policy: d.policyStatus, Inspect: show, Log: d.log})
+	return admin.New(admin.Options{Gate: d.gate, Images: d.images, Pods: d.pods, Judge: judge, Policy: d.policyStatus, Test: d.test, Inspect: show, Log: d.log})
 }
 
 // trouble is what is wrong with policy now, on one line: its files, or that re-judging halted.

@@ -30,6 +30,10 @@ func (d *daemon) scrape(s telemetry.Scrape) {
 		s.Set("sallyport_rejudge_halted", number(st.Halted != ""))
 		s.Set("sallyport_rejudge_stopped_total", float64(st.Stopped))
 	}
+	if last, ok := d.test.Last(); ok {
+		s.Set("sallyport_selftest_passed", number(last.Passed))
+		s.Set("sallyport_selftest_timestamp_seconds", float64(last.Time.Unix()))
+	}
 	m := d.images.Moved()
 	s.Set("sallyport_pull_bytes_total", float64(m.Bytes))
 	s.Set("sallyport_pull_layers_total", float64(m.Downloaded), "downloaded")

@@ -29,7 +29,9 @@ import (
 	"sallyport/internal/durable"
 	"sallyport/internal/nri"
 	"sallyport/internal/rejudge"
+	"sallyport/internal/selftest"
 	"sallyport/internal/telemetry"
+	"sallyport/policy"
 	"sallyport/policy/rego/confine"
 	"sallyport/sandbox"
 	"sallyport/sandbox/network"
@@ -56,6 +58,7 @@ type daemon struct {
 	cdi     *cdi.Registry
 	admin   *admin.Server
 	judge   *rejudge.Judge
+	test    *selftest.Tester
 
 	networkMu sync.Mutex // guards the rest; held over a question to the network plugins
 	networkOK bool
@@ -144,7 +147,11 @@ func (d *daemon) openGate(ctx context.Context) error {
 }
 
 func (d *daemon) openStores() (err error) {
-	d.images, err = image.Open(image.Options{Root: d.c.ImageRoot(), RunRoot: d.c.ImageRun(), Gate: d.gate,
+	probes := filepath.Join(scratchDir(d.c), "selftest")
+	if d.test, err = selftest.New(selftest.Options{Socket: d.c.CRI.Socket, Dir: probes, Gate: d.gate, Log: d.log}); err != nil {
+		return err
+	}
+	d.images, err = image.Open(image.Options{Root: d.c.ImageRoot(), RunRoot: d.c.ImageRun(), Gate: d.gate, Local: map[string]string{policy.ProbeRepository: probes},
 		RegistriesConf:    existing(d.c.Image.RegistriesConf),
 		RegistriesConfDir: existing(d.c.Image.RegistriesDir), CertsDir: existing(d.c.Image.CertsDir), AuthFile: existing(d.c.Image.AuthFile), Pinned: d.c.Image.Pinned,
 		ScrubRate: d.c.Image.ScrubRate, ScrubEvery: d.c.Image.ScrubEvery, RefreshEvery: d.c.Image.RefreshEvery, Log: d.log})
@@ -226,7 +233,7 @@ func (d *daemon) openPods(ctx context.Context) (*cri.Server, error) {
 		Version: version, NRI: d.nri, CDI: d.cdi, Gate: d.gate, Images: d.images, Pods: d.pods, Device: statDevice, Stats: stats.NewCollector(reader, d.c.Stats.Period), PodMetrics: d.c.Stats.PodMetrics, Streams: d.streams, InitHash: initHash,
 		Handlers:      handlers,
 		Default:       d.c.Runtime.Default,
-		NetworkStatus: d.cni.Status, PolicyProblem: d.trouble,
+		NetworkStatus: d.cni.Status, PolicyProblem: d.trouble, SelfTest: d.test.Trouble,
 		Creates: d.c.Limits.Creates, CreateTimeout: d.c.Timeout.Create, PullTimeout: d.c.Timeout.Pull, Slow: d.c.CRI.Slow,
 		Observe: d.figures.Observe, Pulled: d.figures.Pulled, Streamed: d.streamed, Tracer: d.tracer(), Log: d.log,
 	})

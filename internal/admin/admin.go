@@ -20,6 +20,7 @@ import (
 	"sallyport/image"
 	"sallyport/internal/admin/wire"
 	"sallyport/internal/rejudge"
+	"sallyport/internal/selftest"
 	"sallyport/sandbox"
 )
 
@@ -37,6 +38,7 @@ type Options struct {
 	Pods   *sandbox.Pods
 	Judge  *rejudge.Judge
 	Policy func() wire.Policy // what policy is in force now; must be fast
+	Test   *selftest.Tester
 	Log    *slog.Logger
 
 	Inspect http.Handler // what is no call of the table: internal/inspect; nil: 404
@@ -50,8 +52,8 @@ type Server struct {
 
 // New wires a server; Serve runs it.
 func New(o Options) (*Server, error) {
-	if o.Gate == nil || o.Images == nil || o.Pods == nil || o.Judge == nil || o.Policy == nil || o.Log == nil {
-		return nil, errors.New("make admin server: gate, images, pods, judge, policy or log is missing")
+	if o.Gate == nil || o.Images == nil || o.Pods == nil || o.Judge == nil || o.Policy == nil || o.Test == nil || o.Log == nil {
+		return nil, errors.New("make admin server: gate, images, pods, judge, policy, self-test or log is missing")
 	}
 	return &Server{o: o, slots: make(chan struct{}, maxCalls)}, nil
 }

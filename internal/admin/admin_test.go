@@ -22,6 +22,7 @@ import (
 	"sallyport/image"
 	"sallyport/internal/admin/wire"
 	"sallyport/internal/rejudge"
+	"sallyport/internal/selftest"
 	"sallyport/policy/baseline"
 	"sallyport/sandbox"
 	"sallyport/test/roottest"
@@ -55,7 +56,11 @@ func rooms(t *testing.T, gate *enforce.Gate) Options {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Options{Gate: gate, Images: images, Pods: pods, Judge: judge, Policy: func() wire.Policy { return wire.Policy{Source: "test"} }, Log: slog.New(slog.DiscardHandler)}
+	test, err := selftest.New(selftest.Options{Socket: filepath.Join(t.TempDir(), "cri.sock"), Dir: filepath.Join(t.TempDir(), "probes"), Gate: gate, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Options{Gate: gate, Images: images, Pods: pods, Judge: judge, Test: test, Policy: func() wire.Policy { return wire.Policy{Source: "test"} }, Log: slog.New(slog.DiscardHandler)}
 }
 
 // serve runs a server on a socket and returns the socket's path.

@@ -13,6 +13,7 @@ import (
 	"unicode"
 
 	"sallyport/internal/admin/wire"
+	"sallyport/internal/selftest"
 )
 
 // Reads is the effect of a call that changes nothing.
@@ -32,6 +33,7 @@ var calls = []call{
 	{wire.CallPolicy, Reads, 10 * time.Second, func(s *Server) http.HandlerFunc { return answer(s.policyStatus) }},
 	{wire.CallVerify, Reads, 90 * time.Second, func(s *Server) http.HandlerFunc { return answer(s.verify) }},
 	{wire.CallLoad, "stores an image: AdmitPull", wire.LoadLimit, func(s *Server) http.HandlerFunc { return answer(s.load) }},
+	{wire.CallTest, "pulls what the self-test asks for at the CRI socket, and removes it: AdmitPull, AdmitPod", selftest.Limit + 10*time.Second, func(s *Server) http.HandlerFunc { return answer(s.selfTest) }},
 }
 
 // Effects are the names of all calls, each with its effect.

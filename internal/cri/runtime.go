@@ -80,6 +80,11 @@ func (s *Server) policyCondition() *v1.RuntimeCondition {
 		if problem != "" {
 			c.Reason, c.Message = "PolicyBroken", problem+"; everything is denied"
 		}
+	case s.o.SelfTest != nil && s.o.SelfTest() != "":
+		c.Status, c.Reason, c.Message = false, "SelfTestFailed", s.o.SelfTest()+"; "+c.Message
+		if problem != "" {
+			c.Message += "; " + problem
+		}
 	case problem != "":
 		c.Status, c.Reason, c.Message = false, "PolicyBroken", problem+"; "+c.Message
 	}

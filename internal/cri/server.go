@@ -67,6 +67,7 @@ type Options struct {
 	CreateTimeout time.Duration
 	PullTimeout   time.Duration
 	Slow          time.Duration // calls that take longer are logged; 0: none
+	SelfTest      func() string // what the last self-test saw admitted that must be denied; "" for nothing
 	PolicyProblem func() string // what is wrong with the policy files now, one line; "" for nothing
 	Observe       func(method, code string, took time.Duration)
 	Pulled        func(outcome string, took time.Duration) // one pull ended

@@ -54,6 +54,8 @@ var families = []family{
 	{"sallyport_rejudge_findings", gauge, nil, "Containers that run and would not be admitted now."},
 	{"sallyport_rejudge_halted", gauge, nil, "1 where re-judging has stopped the most containers that a policy lets it stop, and more are due."},
 	{"sallyport_rejudge_stopped_total", counter, nil, "Containers that re-judging stopped."},
+	{"sallyport_selftest_passed", gauge, nil, "1 if the last self-test got every answer that it must get, 0 if not. Absent until there was one."},
+	{"sallyport_selftest_timestamp_seconds", gauge, nil, "When the last self-test was, in seconds since 1970. Absent until there was one."},
 	{"sallyport_stream_bytes_total", counter, []string{"direction", "kind"}, "Bytes of streams that ended, to (in) and from (out) the container or pod."},
 	{"sallyport_stream_seconds", histogram, []string{"kind", "outcome"}, "Streams that ended: exec, attach or portforward; ok or error."},
 	{"sallyport_streams_open", gauge, []string{"kind"}, "Streams that are open."},

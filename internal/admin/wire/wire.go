@@ -18,6 +18,7 @@ const (
 	CallPolicy = "policy/status"
 	CallVerify = "verify"
 	CallLoad   = "image/load"
+	CallTest   = "selftest"
 )
 
 // LoadLimit is how long an image load may take.
@@ -164,4 +165,21 @@ type Loaded struct {
 	Top      string   `json:"top"`
 	Instance string   `json:"instance"`
 	Evidence Evidence `json:"evidence"`
+}
+
+// SelfTest is the answer of selftest: what was asked at the daemon's own CRI socket, and what it said.
+type SelfTest struct {
+	Passed bool      `json:"passed"` // every probe got the answer that it must get
+	Time   time.Time `json:"time"`
+	Probes []Probe   `json:"probes"`
+}
+
+// Probe is one thing that was asked.
+type Probe struct {
+	Name string `json:"name"`
+	Want string `json:"want"` // admit or deny
+	Got  string `json:"got"`  // admit, deny or fault
+	Rule string `json:"rule"` // that must deny it; "" where it must be admitted
+	OK   bool   `json:"ok"`
+	Msg  string `json:"msg"` // the daemon's words
 }
