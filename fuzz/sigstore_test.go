@@ -67,6 +67,12 @@ func FuzzSigstoreBundle(f *testing.F) {
 		if len(claims)+len(reasons) != 1 {
 			t.Fatalf("Verify() = %d claims, reasons %q; want one of either", len(claims), reasons)
 		}
+		said, err := sigstore.Read(ev.Bundles[0])
+		for _, c := range claims { // what is proved is what is said
+			if f := c.Fields(); err != nil || said.Issuer != f.Issuer || said.Subject != f.SAN {
+				t.Fatalf("Read() = %+v, %v; proved was %+v", said, err, f)
+			}
+		}
 		for _, r := range reasons {
 			if strings.Contains(r, "panicked") || strings.ContainsAny(r, "\n\r\x1b") {
 				t.Fatalf("reason = %q", r)

@@ -146,7 +146,7 @@ func reachable(t *testing.T, pkg string, ask func(string) bool) map[string][]str
 
 // TestEveryOperatorCall: each call of the operator's door is listed with its effect.
 func TestEveryOperatorCall(t *testing.T) {
-	want := map[string]string{"ps": reads, "policy/status": reads, "verify": reads, "image/load": "stores an image: AdmitPull",
+	want := map[string]string{"ps": reads, "policy/status": reads, "verify": reads, "image/stored": reads, "image/load": "stores an image: AdmitPull",
 		"selftest": "pulls what the self-test asks for at the CRI socket, and removes it: AdmitPull, AdmitPod"}
 	if got := admin.Effects(); !maps.Equal(got, want) {
 		t.Errorf("calls of the admin socket: %v, want %v", got, want)

@@ -15,7 +15,7 @@ import (
 
 func policyCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "policy", Short: "check policy before it is installed, sign it", Args: cobra.NoArgs, RunE: needsCommand}
-	cmd.AddCommand(policyCheckCommand(), policyTestCommand(), policyDiffCommand(), policyBuildCommand(), policySignCommand(), policyVerifyCommand(), policyStatusCommand(), policyPushCommand(), policyImportCommand(), policyOverrideCommand())
+	cmd.AddCommand(policyCheckCommand(), policyTestCommand(), policyDiffCommand(), policyBuildCommand(), policySignCommand(), policyVerifyCommand(), policyStatusCommand(), policyPushCommand(), policyImportCommand(), policyInitCommand(), policyOverrideCommand())
 	return cmd
 }
 

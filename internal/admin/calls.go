@@ -32,6 +32,7 @@ var calls = []call{
 	{wire.CallPs, Reads, 10 * time.Second, func(s *Server) http.HandlerFunc { return answer(s.ps) }},
 	{wire.CallPolicy, Reads, 10 * time.Second, func(s *Server) http.HandlerFunc { return answer(s.policyStatus) }},
 	{wire.CallVerify, Reads, 90 * time.Second, func(s *Server) http.HandlerFunc { return answer(s.verify) }},
+	{wire.CallStored, Reads, 30 * time.Second, func(s *Server) http.HandlerFunc { return answer(s.stored) }},
 	{wire.CallLoad, "stores an image: AdmitPull", wire.LoadLimit, func(s *Server) http.HandlerFunc { return answer(s.load) }},
 	{wire.CallTest, "pulls what the self-test asks for at the CRI socket, and removes it: AdmitPull, AdmitPod", selftest.Limit + 10*time.Second, func(s *Server) http.HandlerFunc { return answer(s.selfTest) }},
 }

@@ -119,4 +119,17 @@ func TestOperatorVerifies(t *testing.T) {
 	if v := ask(wire.Verify{Image: signed, Namespace: "strict", Stored: true}); v.Allowed || !slices.Equal(hits(v), []string{"other-key"}) {
 		t.Errorf("verify stored in strict = %+v", v)
 	}
+	var all, one wire.StoredImages
+	if err := w.operator().Do(w.ctx, wire.CallStored, wire.Stored{}, &all); err != nil || len(all.IDs) != 1 || len(all.Images) != 0 {
+		t.Fatalf("image/stored = %+v, %v, want one ID", all, err)
+	}
+	if err := w.operator().Do(w.ctx, wire.CallStored, wire.Stored{ID: all.IDs[0]}, &one); err != nil || len(one.Images) != 1 {
+		t.Fatalf("image/stored of %s = %+v, %v", all.IDs[0], one, err)
+	}
+	if im := one.Images[0]; im.Name != signed || !strings.HasPrefix(signed, im.Repository+":") || len(im.Bundles) == 0 || len(im.Bundles[0].JSON) == 0 || !im.Complete {
+		t.Errorf("image/stored of %s = %+v", all.IDs[0], im)
+	}
+	if err := w.operator().Do(w.ctx, wire.CallStored, wire.Stored{ID: strings.Repeat("a", 64)}, &one); !errors.As(err, &refused) || refused.Status != 404 {
+		t.Errorf("image/stored of an unknown ID = %v, want a refusal", err)
+	}
 }

@@ -19,6 +19,7 @@ const (
 	CallVerify = "verify"
 	CallLoad   = "image/load"
 	CallTest   = "selftest"
+	CallStored = "image/stored"
 )
 
 // LoadLimit is how long an image load may take.
@@ -182,4 +183,31 @@ type Probe struct {
 	Rule string `json:"rule"` // that must deny it; "" where it must be admitted
 	OK   bool   `json:"ok"`
 	Msg  string `json:"msg"` // the daemon's words
+}
+
+// Stored asks which images are stored.
+type Stored struct {
+	ID string `json:"id"` // an image ID: asks for the names and the evidence of that one; "": for all IDs
+}
+
+// StoredImages is the answer of image/stored.
+type StoredImages struct {
+	IDs    []string      `json:"ids"`    // if none was asked for
+	Images []StoredImage `json:"images"` // of the one that was: an entry for each name
+}
+
+// StoredImage is a stored image by one name, with its evidence as the registry sent it.
+type StoredImage struct {
+	Repository string   `json:"repository"` // with its host
+	Name       string   `json:"name"`
+	Instance   string   `json:"instance"`
+	Bundles    []Bundle `json:"bundles"`
+	Simple     int      `json:"simple"`   // simple signing and cosign .sig: their number
+	Complete   bool     `json:"complete"` // false: some of it is not here
+}
+
+// Bundle is a Sigstore bundle that nobody verified.
+type Bundle struct {
+	ArtifactType string `json:"artifactType"`
+	JSON         []byte `json:"json"`
 }
