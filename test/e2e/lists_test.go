@@ -192,7 +192,12 @@ func TestMetrics(t *testing.T) {
 		}
 		keys[d.Name] = d.LabelKeys
 	}
-	r, err := w.Runtime.ListPodSandboxMetrics(w.ctx, &cri.ListPodSandboxMetricsRequest{})
+	var r *cri.ListPodSandboxMetricsResponse
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(100 * time.Millisecond) { // the runtime's threads end a moment after it became the program
+		if r, err = w.Runtime.ListPodSandboxMetrics(w.ctx, &cri.ListPodSandboxMetricsRequest{}); err != nil || time.Now().After(end) || threads(r) == 1 {
+			break
+		}
+	}
 	if err != nil || len(r.PodMetrics) != 1 || len(r.PodMetrics[0].ContainerMetrics) != 1 || r.PodMetrics[0].ContainerMetrics[0].ContainerId != id {
 		t.Fatalf("ListPodSandboxMetrics() = %v, %v", r, err)
 	}
@@ -395,4 +400,18 @@ func named(t *testing.T, method string, err error) {
 	if status.Code(err) != codes.Unimplemented || !strings.Contains(err.Error(), method+" is not implemented: ") {
 		t.Errorf("%s() = %v, want Unimplemented by name with a reason", method, err)
 	}
+}
+
+// threads is what the only container has, or 0.
+func threads(r *cri.ListPodSandboxMetricsResponse) (n uint64) {
+	for _, p := range r.PodMetrics {
+		for _, c := range p.ContainerMetrics {
+			for _, m := range c.Metrics {
+				if m.Name == "container_threads" {
+					n = m.Value.Value
+				}
+			}
+		}
+	}
+	return n
 }
