@@ -40,9 +40,7 @@ type Policies struct {
 	// Shadow are layers on trial for a namespace, called "shadow <name>" after the layer that each would
 	// replace. They are judged after the decision and change nothing. nil: none.
 	Shadow func(namespace string) []*policy.Layer
-	// Probe judges pulls in policy.ProbeNamespace in the node layer's place; nothing else of that namespace
-	// is admitted. nil: nothing at all.
-	Probe *policy.Layer
+	Probe  *policy.Layer // judges pulls in policy.ProbeNamespace in the node layer's place; nil denies them
 	// Overrides are break-glass documents in force on this node (docs/policy.md).
 	Overrides []policy.Override
 }

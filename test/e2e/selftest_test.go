@@ -37,11 +37,12 @@ func TestSelfTest(t *testing.T) {
 		}
 		return got
 	}
+	why := map[string]string{"unsigned": "found none", "tampered": "does not match any digest in statement", "expired": "ended at 2020-01-01"}
 	good := func(when string) {
 		t.Helper()
 		for name, p := range test() {
-			if !p.OK {
-				t.Errorf("%s: %s = %+v, want it ok", when, name, p)
+			if !p.OK || !strings.Contains(p.Msg, why[name]) {
+				t.Errorf("%s: %s = %+v, want it ok for %q", when, name, p, why[name])
 			}
 		}
 		if c := w.condition("PolicyEnforced"); !c.Status {
