@@ -47,7 +47,8 @@ func TestLiveCommands(t *testing.T) {
 		wire.CallPolicy: wire.Policy{Source: "signed", Dir: "/p", Layers: []wire.Layer{{Name: "node", Revision: 3, Mode: "enforce", Hash: "aa", Kept: true}},
 			Problems: []wire.Problem{{Layer: "node", Msg: "bad\nfile"}}},
 	})
-	empty := daemon(t, map[string]any{wire.CallPolicy: wire.Policy{}})
+	passing := daemon(t, map[string]any{wire.CallTest: wire.SelfTest{Passed: true, Probes: []wire.Probe{{Name: "signed", Want: "admit", Got: "admit", OK: true}}}})
+	empty := daemon(t, map[string]any{wire.CallPolicy: wire.Policy{}, wire.CallTest: wire.SelfTest{Probes: []wire.Probe{{Name: "expired", Want: "deny", Got: "admit", Rule: "r"}}}})
 	for _, tt := range []struct {
 		args   []string
 		code   int
@@ -58,6 +59,8 @@ func TestLiveCommands(t *testing.T) {
 		{[]string{"ps", "--socket", socket, "--json"}, 0, []string{`"id":"` + id}, ""},
 		{[]string{"policy", "status", "--socket", socket}, 1, []string{"last good one kept", "problem: node: bad file", "source signed, /p"}, "1 problems"},
 		{[]string{"policy", "status", "--socket", empty}, 1, nil, "everything is denied"},
+		{[]string{"selftest", "--socket", passing}, 0, []string{"signed  admit   admit  ok"}, ""},
+		{[]string{"selftest", "--socket", empty}, 1, []string{"expired  deny    admit  FAILED  r"}, "did not answer as it must"},
 		{[]string{"ps", "--socket", empty}, 1, nil, "no such call"},
 		{[]string{"ps", "--socket", "/nowhere/s"}, 2, nil, "does it run"},
 		{[]string{"ps", "x"}, 2, nil, ""},
