@@ -22,16 +22,15 @@ var (
 )
 
 // Credentials authenticate to one registry, the one in the image name: mirrors do not get them, nor
-// does a host that the registry redirects to. The zero value means the node's own (Options.AuthFile),
-// or none.
+// does a host that the registry redirects to. Without any, those of Namespace are used
+// (Options.NamespaceAuthDir), or else the node's own (Options.AuthFile), or none.
 type Credentials struct {
 	Username, Password string
 	IdentityToken      string // OAuth2 refresh token
 	RegistryToken      string // bearer token, used as it is
-}
 
-// IsZero reports whether there are none.
-func (c Credentials) IsZero() bool { return c == Credentials{} }
+	Namespace string // in whose name the pull is; "" has no credentials of its own
+}
 
 // Image is one image in the store as CRI shows it: an image ID with all its verified names. It is an
 // immutable snapshot; do not change the slices and maps.
@@ -50,7 +49,7 @@ type Candidate struct {
 	Image    enforce.Image
 	Evidence enforce.Evidence
 	Config   Config
-	// Private says that the image was pulled with a pod's credentials. It is then usable only in the
+	// Private says that the image was pulled with credentials of a pod or a namespace. It is then usable only in the
 	// namespaces in Proved, which have pulled it themselves.
 	Private bool
 	Proved  []string

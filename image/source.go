@@ -23,7 +23,7 @@ type Source struct {
 	config   parsedConfig     // constant
 	raw      []byte           // constant; the config blob
 	manifest document         // constant; of the instance
-	private  bool             // constant; a pod's credentials were used
+	private  bool             // constant; credentials of a pod or a namespace were used
 }
 
 // Image says which bytes are meant.
@@ -104,7 +104,7 @@ func (s *Store) resolve(ctx context.Context, n ref.Name, c Credentials) (*Source
 	if err != nil {
 		return nil, err
 	}
-	src := &Source{repo: repo, private: !c.IsZero()}
+	src := &Source{repo: repo, private: repo.Tenant()}
 	if err := s.read(ctx, src, n, top); err != nil {
 		repo.Close()
 		return nil, err

@@ -46,6 +46,7 @@ type Options struct {
 	RegistriesConfDir string // drop-ins of it
 	CertsDir          string // <host:port>/ca.crt and the like
 	AuthFile          string // the node's own registry credentials
+	NamespaceAuthDir  string // <namespace>.json: those of a namespace, asked before the node's
 
 	Local map[string]string // repositories that lie on this node's disk alone: OCI layouts by tag in that directory
 
@@ -58,6 +59,8 @@ type Options struct {
 	Log          *slog.Logger  // nil: nothing is said
 
 	ResolveTimeout time.Duration // for manifest, config and evidence together; 0 means 60 s
+	MirrorTimeout  time.Duration // of that for one mirror; 0: as long as there is
+	StallTimeout   time.Duration // how long a download may bring nothing; 0 means 60 s
 }
 
 // Store holds images. It is safe for concurrent use.
@@ -127,7 +130,8 @@ func Open(o Options) (*Store, error) {
 	}
 	var err error
 	if s.registries, err = registry.New(registry.Options{Conf: o.RegistriesConf, ConfDir: o.RegistriesConfDir,
-		CertsDir: o.CertsDir, AuthFile: o.AuthFile}); err != nil {
+		CertsDir: o.CertsDir, AuthFile: o.AuthFile, NamespaceAuthDir: o.NamespaceAuthDir, Copies: filepath.Join(o.RunRoot, "registries"),
+		Mirror: o.MirrorTimeout, Stall: o.StallTimeout}); err != nil {
 		return nil, fmt.Errorf("open image store: %w", err)
 	}
 	if err := s.openDisk(o); err != nil {
@@ -254,6 +258,9 @@ func (s *Store) Close() error {
 	}
 	return nil
 }
+
+// SettingsProblems are registry settings that are broken now, one line each; what was there before is in force.
+func (s *Store) SettingsProblems() []string { return s.registries.Problems() }
 
 // Problems are what Open found and left alone, one line each.
 func (s *Store) Problems() []string { return s.index.problems() }

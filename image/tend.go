@@ -21,10 +21,11 @@ const (
 )
 
 // Run tends the store until ctx ends, off the path of any call: it measures writable layers, hashes stored
-// layers at a set pace, and asks registries for newer evidence.
+// layers at a set pace, takes over changed registry settings, and asks registries for newer evidence.
 func (s *Store) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.measureLoop(ctx) })
+	g.Go(func() error { return s.registries.Watch(ctx, s.log) })
 	if s.scrubPace > 0 {
 		g.Go(func() error { return s.scrubLoop(ctx) })
 	}

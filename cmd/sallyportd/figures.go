@@ -38,6 +38,7 @@ func (d *daemon) scrape(s telemetry.Scrape) {
 	s.Set("sallyport_pull_bytes_total", float64(m.Bytes))
 	s.Set("sallyport_pull_layers_total", float64(m.Downloaded), "downloaded")
 	s.Set("sallyport_pull_layers_total", float64(m.Reused), "reused")
+	s.Set("sallyport_registry_settings_problems", float64(len(d.images.SettingsProblems())))
 	for kind, n := range d.streams.Open() {
 		s.Set("sallyport_streams_open", float64(n), kind)
 	}

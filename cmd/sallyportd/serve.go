@@ -152,8 +152,9 @@ func (d *daemon) openStores() (err error) {
 		return err
 	}
 	d.images, err = image.Open(image.Options{Root: d.c.ImageRoot(), RunRoot: d.c.ImageRun(), Gate: d.gate, Local: map[string]string{policy.ProbeRepository: probes},
-		RegistriesConf:    existing(d.c.Image.RegistriesConf),
-		RegistriesConfDir: existing(d.c.Image.RegistriesDir), CertsDir: existing(d.c.Image.CertsDir), AuthFile: existing(d.c.Image.AuthFile), Pinned: d.c.Image.Pinned,
+		RegistriesConf:    d.c.Image.RegistriesConf,
+		RegistriesConfDir: d.c.Image.RegistriesDir, CertsDir: d.c.Image.CertsDir, AuthFile: d.c.Image.AuthFile, NamespaceAuthDir: d.c.Image.NamespaceAuth, Pinned: d.c.Image.Pinned,
+		MirrorTimeout: d.c.Image.MirrorTimeout, StallTimeout: d.c.Image.PullProgress,
 		ScrubRate: d.c.Image.ScrubRate, ScrubEvery: d.c.Image.ScrubEvery, RefreshEvery: d.c.Image.RefreshEvery, Log: d.log})
 	if err != nil {
 		return err

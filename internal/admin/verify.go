@@ -13,7 +13,7 @@ import (
 )
 
 // verify judges an image by the way of a pull, up to the verdict: resolve at the registry with the
-// node's own credentials, fetch the evidence, ask every layer. Nothing is copied, and what it leaves is a
+// credentials of the namespace or the node, fetch the evidence, ask every layer. Nothing is copied, and what it leaves is a
 // record of the question.
 func (s *Server) verify(ctx context.Context, r wire.Verify) (wire.Verified, error) {
 	name, err := ref.Parse(r.Image)
@@ -23,7 +23,7 @@ func (s *Server) verify(ctx context.Context, r wire.Verify) (wire.Verified, erro
 	if r.Stored {
 		return s.verifyStored(ctx, r)
 	}
-	src, err := s.o.Images.Resolve(ctx, name, image.Credentials{})
+	src, err := s.o.Images.Resolve(ctx, name, image.Credentials{Namespace: r.Namespace})
 	if err != nil {
 		if errors.Is(err, image.ErrNotFound) || errors.Is(err, image.ErrUnauthorized) {
 			err = asked{http.StatusNotFound, err}

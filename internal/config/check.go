@@ -112,18 +112,16 @@ var checks = []check{
 	{"streaming.address", func(c Config) (string, string) { return reachable(c.Streams.Address, c.Streams.Cert, "127.0.0.1:0") }},
 	{"streaming.tls_cert", func(c Config) (string, string) { return keyPair(c.Streams.Cert, c.Streams.Key) }},
 	{"streaming.tls_key", func(c Config) (string, string) { return absoluteOrEmpty(c.Streams.Key) }},
-	{"streaming.idle_timeout", func(c Config) (string, string) {
-		if c.Streams.Idle <= 0 {
-			return "no time", "write a duration such as \"4h\""
-		}
-		return "", ""
-	}},
+	{"streaming.idle_timeout", func(c Config) (string, string) { return positive(c.Streams.Idle, "4h") }},
 	{"streaming.max_streams", func(c Config) (string, string) { return between(c.Streams.Most, 1, 1<<16) }},
 	{"streaming.max_per_container", func(c Config) (string, string) { return between(c.Streams.MostOf, 1, c.Streams.Most) }},
 	{"image.registries_conf", func(c Config) (string, string) { return absoluteOrEmpty(c.Image.RegistriesConf) }},
 	{"image.registries_conf_dir", func(c Config) (string, string) { return absoluteOrEmpty(c.Image.RegistriesDir) }},
 	{"image.certs_dir", func(c Config) (string, string) { return absoluteOrEmpty(c.Image.CertsDir) }},
 	{"image.auth_file", func(c Config) (string, string) { return absoluteOrEmpty(c.Image.AuthFile) }},
+	{"image.namespace_auth_dir", func(c Config) (string, string) { return absoluteOrEmpty(c.Image.NamespaceAuth) }},
+	{"image.mirror_timeout", func(c Config) (string, string) { return positive(c.Image.MirrorTimeout, "15s") }},
+	{"image.pull_progress_timeout", func(c Config) (string, string) { return positive(c.Image.PullProgress, "1m") }},
 	{"nri.plugins", plugins},
 	{"nri.required", func(c Config) (string, string) {
 		if len(c.NRI.Required) > 0 && len(c.NRI.Plugins) == 0 {
@@ -371,6 +369,13 @@ func plugins(c Config) (found, fix string) {
 		if !pluginPattern.MatchString(p) {
 			return fmt.Sprintf("%q", p), "write index-name, for example \"10-device-injector\""
 		}
+	}
+	return "", ""
+}
+
+func positive(d time.Duration, example string) (string, string) {
+	if d <= 0 {
+		return "no time", fmt.Sprintf("write a duration such as %q", example)
 	}
 	return "", ""
 }

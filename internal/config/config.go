@@ -17,7 +17,7 @@ const (
 )
 
 // Config is everything that an operator can set. It is a value: nothing changes it after Load. Only
-// policy and trusted roots are read again while the daemon runs.
+// policy, trusted roots and registry settings are read again while the daemon runs.
 type Config struct {
 	Root    string  `toml:"root" doc:"Directory of what must survive a power cut: images, verification records, audit log."`
 	State   string  `toml:"state" doc:"Directory of what is true only while the kernel runs: pods and containers. Use a tmpfs."`
@@ -115,6 +115,9 @@ type Image struct {
 	RegistriesDir  string        `toml:"registries_conf_dir" doc:"Drop-ins of it, *.conf in the order of their names. It need not exist."`
 	CertsDir       string        `toml:"certs_dir" doc:"Certificates of registries, as containers-certs.d(5): <host:port>/ca.crt, client.cert and client.key. It need not exist."`
 	AuthFile       string        `toml:"auth_file" doc:"containers-auth.json(5) for pulls that bring no credentials. It need not exist."`
+	NamespaceAuth  string        `toml:"namespace_auth_dir" doc:"Directory of <namespace>.json, each a containers-auth.json(5) for pulls of that namespace that bring no credentials; asked before auth_file. What is pulled with one is private to the namespace, as with a pull secret. It need not exist."`
+	MirrorTimeout  time.Duration `toml:"mirror_timeout" doc:"For one mirror to connect and give the manifest, before the next is asked."`
+	PullProgress   time.Duration `toml:"pull_progress_timeout" doc:"How long the download of a layer may bring nothing before it is taken up again or given up."`
 	ScrubRate      int64         `toml:"scrub_rate" doc:"Bytes a second of stored layers that are hashed in the background, to find what changed on disk. 0: none; a layer is then hashed at its first use after a boot alone."`
 	ScrubEvery     time.Duration `toml:"scrub_every" doc:"From the end of one such pass over all layers to the next."`
 	RefreshEvery   time.Duration `toml:"refresh_evidence_every" doc:"How often a registry is asked, with the node's credentials or none, for newer signatures and attestations of a stored image. They are added, and none is ever removed. 0: never."`
@@ -191,7 +194,8 @@ func Default() Config {
 		},
 		Network: Network{ConfDir: "/etc/cni/net.d", BinDirs: []string{"/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni"}},
 		Streams: Streams{Address: "127.0.0.1:0", Idle: 4 * time.Hour, Most: 1000, MostOf: 100},
-		Image: Image{RegistriesConf: "/etc/containers/registries.conf", RegistriesDir: "/etc/containers/registries.conf.d", CertsDir: "/etc/containers/certs.d", AuthFile: "/etc/sallyport/auth.json", ScrubRate: 8 << 20, ScrubEvery: 24 * time.Hour,
+		Image: Image{RegistriesConf: "/etc/containers/registries.conf", RegistriesDir: "/etc/containers/registries.conf.d", CertsDir: "/etc/containers/certs.d", AuthFile: "/etc/sallyport/auth.json", NamespaceAuth: "/etc/sallyport/auth",
+			MirrorTimeout: 15 * time.Second, PullProgress: time.Minute, ScrubRate: 8 << 20, ScrubEvery: 24 * time.Hour,
 			RefreshEvery: 6 * time.Hour, Pinned: []string{}},
 		NRI: NRI{Plugins: []string{}, Required: []string{}, Permit: []string{}, Socket: "/var/run/nri/nri.sock", PluginDir: "/opt/nri/plugins",
 			ConfDir: "/etc/nri/conf.d", Register: 5 * time.Second, Answer: 2 * time.Second},
@@ -243,8 +247,10 @@ func (c Config) CNICache() string { return filepath.Join(c.Root, "cni") }
 // ControlPaths are what no container may mount: our sockets, state, policy and store.
 func (c Config) ControlPaths() []string {
 	paths := []string{c.Root, c.State, c.CRI.Socket, c.AdminSocket(), c.Policy.Dir, filepath.Dir(Path)}
-	if c.Image.AuthFile != "" {
-		paths = append(paths, c.Image.AuthFile)
+	for _, path := range []string{c.Image.AuthFile, c.Image.NamespaceAuth} {
+		if path != "" {
+			paths = append(paths, path)
+		}
 	}
 	for _, key := range []string{c.Streams.Key, c.Metrics.Key} {
 		if key != "" {

@@ -43,7 +43,8 @@ func Markdown() string {
 	var b strings.Builder
 	b.WriteString("# Configuration\n\n`sallyportd` reads `" + Path + "` and then `" + DropIns + "/*.toml` in the order of their names. It starts\n" +
 		"without any file. Unknown keys are refused with file, line and key. `sallyportd config` prints the default,\n" +
-		"`sallyportd config check [FILE]` checks a file and this machine. Policy is read again when it changes, and on SIGHUP; everything else\n" +
+		"`sallyportd config check [FILE]` checks a file and this machine. Policy is read again when it changes, and on SIGHUP; the files that" +
+		" `[image]` names when they change; everything else\n" +
 		"needs a restart, which leaves containers running.\n")
 	walk(reflect.ValueOf(Default()), "", func(table, doc string, fields []field) {
 		if table != "" {

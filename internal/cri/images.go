@@ -65,6 +65,7 @@ func pullOutcome(err error) string {
 }
 
 func (s *Server) pull(ctx context.Context, name ref.Name, creds image.Credentials, namespace string) (string, error) {
+	creds.Namespace = namespace
 	src, err := s.o.Images.Resolve(ctx, name, creds)
 	if err != nil {
 		return "", err

@@ -51,6 +51,7 @@ var families = []family{
 	{"sallyport_pull_bytes_total", counter, nil, "Compressed bytes of layers that were downloaded and verified."},
 	{"sallyport_pull_layers_total", counter, []string{"source"}, "Layers of pulls: downloaded, or reused because they were held already."},
 	{"sallyport_pull_seconds", histogram, []string{"outcome"}, "Pulls by outcome: ok, or why not (denied, unavailable, unauthorized, not-found, invalid, corrupt, timeout, canceled, other)."},
+	{"sallyport_registry_settings_problems", gauge, nil, "Registry settings (registries.conf, certificates of a host, a file of credentials) that are broken; what was there before is in force."},
 	{"sallyport_rejudge_findings", gauge, nil, "Containers that run and would not be admitted now."},
 	{"sallyport_rejudge_halted", gauge, nil, "1 where re-judging has stopped the most containers that a policy lets it stop, and more are due."},
 	{"sallyport_rejudge_stopped_total", counter, nil, "Containers that re-judging stopped."},

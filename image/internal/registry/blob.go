@@ -12,15 +12,15 @@ import (
 	"sallyport/image/ref"
 )
 
-// stall is how long a download may bring nothing before it is given up; resumes is how often a broken
-// one is taken up again.
+// stall is how long a download may bring nothing before it is given up, where nothing else is said;
+// resumes is how often a broken one is taken up again.
 const (
 	stall   = 60 * time.Second
 	resumes = 3
 )
 
 // Blob opens a blob. The stream resumes after a broken connection (Range), ends with ErrUnavailable
-// when nothing comes for a minute, and is not hashed: the caller does that.
+// when nothing comes for as long as Options.Stall, and is not hashed: the caller does that.
 func (r *Repo) Blob(ctx context.Context, d ref.Digest) (io.ReadCloser, error) {
 	b := &blob{repo: r, digest: d, ctx: ctx, left: resumes}
 	if err := b.open(); err != nil {
@@ -59,13 +59,13 @@ func (b *blob) open() error {
 		defer res.Body.Close()
 		return answered(b.repo.host, res)
 	}
-	b.body, b.cancel, b.timer = res.Body, cancel, time.AfterFunc(stall, cancel)
+	b.body, b.cancel, b.timer = res.Body, cancel, time.AfterFunc(b.repo.stall, cancel)
 	return nil
 }
 
 func (b *blob) Read(p []byte) (int, error) {
 	for {
-		b.timer.Reset(stall)
+		b.timer.Reset(b.repo.stall)
 		n, err := b.body.Read(p)
 		b.at += int64(n)
 		if n > 0 || err == nil {

@@ -17,13 +17,14 @@ func (s *Registries) Head(ctx context.Context, n ref.Name, c Credentials) (ref.D
 	if err != nil {
 		return ref.Digest{}, err
 	}
-	sources, err := s.endpoints(named)
+	now := s.now.Load()
+	sources, err := s.endpoints(now, named)
 	if err != nil {
 		return ref.Digest{}, err
 	}
 	var errs []error
 	for _, src := range sources {
-		repo, err := s.connect(ctx, src, named, c)
+		repo, err := s.connect(ctx, endpoint{now: now, src: src, named: named}, c)
 		if err == nil {
 			var d ref.Digest
 			d, err = repo.head(ctx, n.Tag())

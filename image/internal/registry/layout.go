@@ -52,6 +52,7 @@ func OpenLayout(dir string, n ref.Name, limit int64) (*Repo, Manifest, error) {
 		client: &http.Client{Transport: l},
 		pool:   &http.Transport{},
 		done:   root.Close,
+		stall:  stall,
 	}, m, nil
 }
 

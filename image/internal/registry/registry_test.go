@@ -95,9 +95,9 @@ func TestMirrorGetsNoCredentials(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := s.auth(named, tc.own, pod)
-		if err != nil {
-			t.Fatal(err)
+		got, tenant, err := s.auth(s.now.Load(), named, tc.own, pod)
+		if err != nil || tenant != tc.own {
+			t.Fatal(tenant, err)
 		}
 		cfg, err := authn.Authorization(t.Context(), got)
 		if err != nil || cfg.Username != tc.want {
@@ -129,5 +129,24 @@ func TestOneLine(t *testing.T) {
 	got := oneLine("a\nb\x1b[31m\u202e" + strings.Repeat("x", 400))
 	if strings.ContainsAny(got, "\n\x1b\u202e") || len(got) > 210 {
 		t.Errorf("oneLine() = %q", got)
+	}
+}
+
+// TestNamespaceFile: the name of a namespace does not climb out of its directory.
+func TestNamespaceFile(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"auth.json", "ns/team.json"} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("{}"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	now := live(Options{NamespaceAuthDir: filepath.Join(dir, "ns")})
+	for namespace, want := range map[string]string{"team": filepath.Join(dir, "ns", "team.json"), "../auth": "", "": "", "other": "", "../ns/team": ""} {
+		if got := now.namespaceAuth(namespace); got != want {
+			t.Errorf("namespaceAuth(%q) = %q, want %q", namespace, got, want)
+		}
 	}
 }
