@@ -144,7 +144,7 @@ func TestNamespaceCredentials(t *testing.T) {
 	write(t, e.opts.AuthFile, auth("node"))
 	write(t, filepath.Join(dir, "auth", "team.json"), auth("team"))
 	write(t, filepath.Join(dir, "auth", "elsewhere.json"), `{"auths":{"other.example":{"auth":"dTpw"}}}`)
-	write(t, filepath.Join(dir, "auth", "broken.json"), "") // half written
+	write(t, filepath.Join(dir, "auth", "broken.json"), `{"auths":{"other.example":{"auth":"!"}}}`)
 	e.reopen()
 	for _, tc := range []struct {
 		c       Credentials
