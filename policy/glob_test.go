@@ -12,6 +12,7 @@ func TestGlob(t *testing.T) {
 		{"registry.example/app", "registryxexample/app", false},
 		{"registry.example/*", "registry.example/app", true},
 		{"registry.example/*", "registry.example/team/app", false},
+		{"registry.example/*", "registryxexample/app", false},
 		{"registry.example/**", "registry.example/team/app", true},
 		{"registry.example/**", "registry.example.evil/app", false},
 		{"registry.example/team-*/app", "registry.example/team-a/app", true},
