@@ -72,6 +72,20 @@ func (g *Gate) ExamineRun(ctx context.Context, r RunRequest) Opinion {
 	j.refuse(r.Refusals)
 	j.spec(r.Spec, j.gate.runFacts(r))
 	j.image(ctx, r.Evidence)
+	out := []Opinion{j.examined(ctx, r)}
+	for _, v := range r.Volumes {
+		jv := g.judgement(policy.VerbRun, r.Pod.Namespace)
+		jv.act.Image, jv.act.Pod, jv.act.Container, jv.act.Spec = &v.Image, &r.Pod, &r.Container, j.act.Spec
+		jv.act.Volume = r.Resolved[v.Mount].Destination
+		jv.refuse(v.Refusals)
+		jv.image(ctx, v.Evidence)
+		out = append(out, jv.examined(ctx, RunRequest{Image: v.Image, Evidence: v.Evidence}))
+	}
+	return together(out)
+}
+
+// examined is the opinion of an image, with what its layers do about a container that runs.
+func (j *judgement) examined(ctx context.Context, r RunRequest) Opinion {
 	out := j.opinion()
 	for i := range out.Parts {
 		if p := &out.Parts[i]; !p.Allowed {
@@ -79,18 +93,25 @@ func (g *Gate) ExamineRun(ctx context.Context, r RunRequest) Opinion {
 			j.rejudge(p)
 		}
 	}
-	for _, v := range r.Volumes {
-		jv := g.judgement(policy.VerbRun, r.Pod.Namespace)
-		jv.act.Image, jv.act.Pod, jv.act.Container, jv.act.Spec = &v.Image, &r.Pod, &r.Container, j.act.Spec
-		jv.act.Volume = r.Resolved[v.Mount].Destination
-		jv.refuse(v.Refusals)
-		jv.image(ctx, v.Evidence)
-		more := jv.opinion()
-		out.Allowed = out.Allowed && more.Allowed
-		for _, p := range more.Parts {
-			if !p.Allowed {
-				p.Aged = jv.aged(ctx, p.Layer, RunRequest{Image: v.Image, Evidence: v.Evidence})
-				jv.rejudge(&p)
+	return out
+}
+
+// together is one opinion of a container's image, the first, and of its volumes. An override covers what
+// it is about and no other image: one is named only where everything that is denied has one. What is
+// covered stops nothing beside what is not.
+func together(all []Opinion) Opinion {
+	out := Opinion{Allowed: true}
+	bare := slices.ContainsFunc(all, func(o Opinion) bool { return !o.Allowed && o.Override == "" })
+	for i, o := range all {
+		out.Allowed = out.Allowed && o.Allowed
+		if out.Override == "" && !bare {
+			out.Override = o.Override
+		}
+		for _, p := range o.Parts {
+			if bare && o.Override != "" {
+				p.Rejudge = policy.Rejudge{}
+			}
+			if i == 0 || !p.Allowed {
 				out.Parts = append(out.Parts, p)
 			}
 		}

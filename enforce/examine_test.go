@@ -122,3 +122,41 @@ func TestExamineRunTellsAgeFromDenial(t *testing.T) {
 		t.Errorf("a tighter floor: %+v, want a denial by the floor that counts", o)
 	}
 }
+
+// An override is about one image: one of the container's own excuses no volume beside it, nor the other
+// way round, and what it covers stops nothing.
+func TestExamineRunOverrideIsOfOneImage(t *testing.T) {
+	layer := *enforcetest.Layer(t, "node", "policies: [{name: closed, images: [{glob: '**'}], authorities: [{static: {action: fail, message: 'closed'}}]}]", baseline.ForLevel(baseline.Baseline))
+	layer.Rejudge = policy.Rejudge{Stop: true, Max: 1, Percent: 1}
+	r := volumeRun(t)
+	cover := func(img enforce.Image) policy.Override {
+		return policy.Override{Name: "inc", Ticket: "INC-1", Namespace: "shop", Digest: img.Top, Verbs: []policy.Verb{policy.VerbRun}, Rules: []string{"closed"},
+			NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(time.Hour), MaxUses: 3}
+	}
+	own, volume := cover(r.Image), cover(r.Volumes[0].Image)
+	for _, tt := range []struct {
+		name      string
+		overrides []policy.Override
+		covered   bool
+		stops     int // parts by which it may be stopped
+	}{
+		{"of both", []policy.Override{own, volume}, true, 2},
+		{"of its own image", []policy.Override{own}, false, 1},
+		{"of the volume", []policy.Override{volume}, false, 1},
+		{"none", nil, false, 2},
+	} {
+		g, _ := enforcetest.With(t, enforce.Policies{Node: &layer, Overrides: tt.overrides})
+		o, stops := g.ExamineRun(t.Context(), r), 0
+		for _, p := range o.Parts {
+			if !p.Allowed && p.Hits[0].Rule != "closed" {
+				t.Errorf("%s: denied by %v, want closed", tt.name, p.Hits)
+			}
+			if !p.Allowed && p.Rejudge.Stop {
+				stops++
+			}
+		}
+		if o.Allowed || (o.Override != "") != tt.covered || stops != tt.stops {
+			t.Errorf("%s: override %q, %d parts that stop, want it covered: %t, %d", tt.name, o.Override, stops, tt.covered, tt.stops)
+		}
+	}
+}
