@@ -137,6 +137,7 @@ func (g *Gate) layersFor(namespace string) layers {
 	if l.refused != nil {
 		fmt.Fprintf(h, "refused %q\n", l.refused.Msg)
 	}
+	nameOverrides(h, p.Overrides, namespace)
 	l.effective = hex.EncodeToString(h.Sum(nil))
 	return l
 }

@@ -2,6 +2,7 @@ package enforce
 
 import (
 	"fmt"
+	"io"
 	"strings"
 	"time"
 
@@ -53,4 +54,13 @@ func activeOverrides(all []policy.Override, now time.Time) string {
 		}
 	}
 	return strings.Join(out, "; ")
+}
+
+// nameOverrides writes which overrides there are for a namespace: what they admitted ends with them.
+func nameOverrides(w io.Writer, all []policy.Override, namespace string) {
+	for _, o := range all {
+		if o.Namespace == namespace {
+			fmt.Fprintf(w, "override %q\n", o.ID)
+		}
+	}
 }

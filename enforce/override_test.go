@@ -120,6 +120,39 @@ func TestOverrideCrossesRulesAndNoFloor(t *testing.T) {
 	}
 }
 
+// An override that is withdrawn takes with it what it admitted and nobody used yet, at the next redemption;
+// one of another namespace does not.
+func TestWithdrawnOverrideEndsAdmissions(t *testing.T) {
+	img, ev := image(t)
+	closed := enforcetest.Layer(t, "node", "policies: [{name: closed, images: [{glob: '**'}], authorities: [{static: {action: fail, message: 'closed'}}]}]", baseline.ForLevel(baseline.Baseline))
+	of := func(namespace string) policy.Override {
+		return policy.Override{ID: "id of " + namespace, Name: "inc", Ticket: "INC-1", Namespace: namespace, Digest: img.Top, Verbs: []policy.Verb{policy.VerbRun},
+			Rules: []string{"closed"}, NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(time.Hour), MaxUses: 9, Spend: func() (int, error) { return 1, nil }}
+	}
+	for _, tt := range []struct {
+		name string
+		left []policy.Override
+		want error
+	}{
+		{"withdrawn", []policy.Override{of("pay")}, enforce.ErrExpired},
+		{"another's withdrawn", []policy.Override{of("shop")}, nil},
+	} {
+		g, _ := enforcetest.With(t, enforce.Policies{Node: closed, Overrides: []policy.Override{of("pay"), of("shop")}})
+		r := run(t)
+		r.Evidence = ev
+		adm, err := g.AdmitRun(t.Context(), r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := g.Install(t.Context(), enforce.Policies{Node: closed, Overrides: tt.left}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := g.Redeem(adm); !errors.Is(err, tt.want) {
+			t.Errorf("%s: Redeem() = %v, want %v", tt.name, err, tt.want)
+		}
+	}
+}
+
 // Without a record nothing is admitted, override or not.
 func TestOverrideNeedsARecord(t *testing.T) {
 	img, _ := image(t)
