@@ -126,7 +126,7 @@ func (s *Server) created(ctx context.Context, c *sandbox.Container, in integrati
 
 // askStart asks plugins whether a created container may start.
 func (s *Server) askStart(ctx context.Context, c *sandbox.Container) error {
-	if !s.plugged() || c.Status().State != sandbox.Created {
+	if c.Status().State != sandbox.Created || !s.o.NRI.Active(podToNRI(c.Pod()), c.Config().Name) {
 		return nil
 	}
 	return s.o.NRI.Start(ctx, podToNRI(c.Pod()), containerToNRI(c))

@@ -110,6 +110,21 @@ func (h *Hub) UpdatePod(ctx context.Context, pod *Pod, overhead, sum *Resources)
 
 func never(*plugin) bool { return false }
 
+// lacks names a plugin that is required for a container of this name in the pod and is not there; "" for
+// none.
+func (h *Hub) lacks(pod *Pod, container string) string {
+	there := h.all()
+	for _, name := range h.required(pod, container) {
+		if !slices.ContainsFunc(there, func(p *plugin) bool {
+			_, base, err := api.ParsePluginName(p.full)
+			return err == nil && base == name
+		}) {
+			return name
+		}
+	}
+	return ""
+}
+
 // StopPod tells that a pod's containers have ended and its network goes.
 func (h *Hub) StopPod(ctx context.Context, pod *Pod) error {
 	return h.tell(ctx, api.Event_STOP_POD_SANDBOX, never, func(ctx context.Context, s api.PluginService) error {
@@ -134,10 +149,14 @@ func (h *Hub) PostCreate(ctx context.Context, pod *Pod, c *Container) error {
 	})
 }
 
-// Start asks whether a container may start.
+// Start asks whether a container may start. Without a plugin that is required it may not, as it would not
+// be created.
 func (h *Hub) Start(ctx context.Context, pod *Pod, c *Container) error {
 	if h == nil {
 		return nil
+	}
+	if name := h.lacks(pod, c.GetName()); name != "" {
+		return fmt.Errorf("start container %s: NRI plugin %.80q, which is required, is not there", c.GetId(), name)
 	}
 	return h.tell(ctx, api.Event_START_CONTAINER, h.must(pod, c.GetName()), func(ctx context.Context, s api.PluginService) error {
 		_, err := s.StartContainer(ctx, &api.StartContainerRequest{Pod: pod, Container: c})

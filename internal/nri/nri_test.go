@@ -386,6 +386,34 @@ func TestHungPlugin(t *testing.T) {
 	}
 }
 
+// A plugin that is required and went away between create and start holds up the start like the create; one
+// that is there and did not ask to be told of starts does not.
+func TestStartNeedsRequired(t *testing.T) {
+	byPod := &Pod{Id: "p", Annotations: map[string]string{"required-plugins.noderesource.dev": "- good\n"}}
+	for name, c := range map[string]struct {
+		required []string
+		pod      *Pod
+		fails    bool
+	}{
+		"optional":        {nil, pod, false},
+		"required":        {[]string{"good"}, pod, true},
+		"required by pod": {nil, byPod, true},
+	} {
+		f := run(t, func(o *Options) { o.Required = c.required })
+		if _, err := f.connect("good", "10", &answers{}); err != nil {
+			t.Fatal(err)
+		}
+		ctr := &Container{Id: "c", Name: "main"}
+		if err := f.Start(t.Context(), c.pod, ctr); err != nil {
+			t.Errorf("%s: Start() beside the plugin = %v", name, err)
+		}
+		f.dropAll()
+		if err := f.Start(t.Context(), c.pod, ctr); (err != nil) != c.fails || err != nil && !strings.Contains(err.Error(), `plugin "good", which is required, is not there`) {
+			t.Errorf("%s: Start() without it = %v, want it to fail: %t", name, err, c.fails)
+		}
+	}
+}
+
 // A container that is being created while a plugin connects is in the state that it is told; one whose
 // creation begins meanwhile waits for it and is told as usual.
 func TestConnectDuringCreate(t *testing.T) {
