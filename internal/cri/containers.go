@@ -48,7 +48,7 @@ func (s *Server) admitStart(ctx context.Context, c *sandbox.Container, refused [
 	if err != nil {
 		return enforce.RunAdmission{}, err
 	}
-	req.Refusals = refused
+	req.Refusals = append(req.Refusals, refused...)
 	return s.o.Gate.AdmitRun(ctx, req)
 }
 
@@ -77,7 +77,8 @@ func (s *Server) Again(c *sandbox.Container) (enforce.RunRequest, error) {
 				Pod: podFacts(pod.Config()), PodID: pod.ID(), Container: containerFacts(c.Config(), c.ID(), c.Sealed().Weakenings),
 				Image: f.Image, Evidence: f.Evidence, Spec: string(text), Config: c.SealedText(), Resolved: c.Resolved(), Volumes: volumes,
 			}
-			return req, s.judgedAgain(c, text, &req)
+			err := s.judgedAgain(c, text, &req)
+			return req, err
 		}
 	}
 	return fail(fmt.Errorf("the store no longer holds %s as it was judged; pull it again", img.Name))
