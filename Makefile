@@ -1,6 +1,6 @@
 # make demo, make test; everything else: make help
 SHELL    := /bin/bash
-TAGS     := containers_image_openpgp,exclude_graphdriver_btrfs
+TAGS     := containers_image_openpgp,exclude_graphdriver_btrfs,nri_no_wasm
 export GOFLAGS := -tags=$(TAGS) -buildvcs=false
 export GOTOOLCHAIN := local
 export SALLYPORT_DEPS ?= $(CURDIR)/.deps

@@ -34,7 +34,7 @@ func mortal(t *testing.T) (arm func(points ...string), armed func() []string) {
 	t.Helper()
 	bin := filepath.Join(os.Getenv(binEnv), "mortal")
 	if _, err := os.Stat(filepath.Join(bin, "sallyportd")); err != nil {
-		build := exec.Command("go", "build", "-tags", "containers_image_openpgp exclude_graphdriver_btrfs failpoint",
+		build := exec.Command("go", "build", "-tags", "containers_image_openpgp exclude_graphdriver_btrfs nri_no_wasm failpoint",
 			"-o", filepath.Join(bin, "sallyportd"), "sallyport/cmd/sallyportd")
 		if out, err := build.CombinedOutput(); err != nil {
 			t.Fatalf("build the daemon with failpoints: %v: %s", err, out)
