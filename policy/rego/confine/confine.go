@@ -244,10 +244,14 @@ func (c *Child) process() (*running, error) {
 	return r, nil
 }
 
+// writeDeadline is how long the child may take to read one message. It reads while rules run, so only one
+// that is stopped or starved does not; without an end all namespaces would wait for it.
+const writeDeadline = 2 * time.Second
+
 // running is one child process.
 type running struct {
 	cmd  *exec.Cmd
-	in   io.WriteCloser
+	in   *os.File
 	gone chan struct{} // closed when it has ended
 
 	write sync.Mutex // one message at a time
@@ -335,7 +339,9 @@ func (r *running) send(q request) (uint64, <-chan answer, error) {
 	r.mu.Unlock()
 	r.write.Lock()
 	defer r.write.Unlock()
+	_ = r.in.SetWriteDeadline(time.Now().Add(writeDeadline))
 	if err := writeFrame(r.in, q); err != nil {
+		r.end() // half a message is in its way
 		return 0, nil, errDied
 	}
 	return q.ID, ch, nil

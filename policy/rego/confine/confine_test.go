@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -182,6 +183,39 @@ func TestKilledChildIsReplaced(t *testing.T) {
 	<-c.run.gone
 	if _, _, err := r.JudgeAct(t.Context(), act(true), nil); err == nil {
 		t.Error("an answer after Close")
+	}
+}
+
+// A child that reads no more, as one that is stopped, keeps nobody waiting for long: a message that does
+// not go out ends it.
+func TestStoppedChildIsReplaced(t *testing.T) {
+	c := newChild(t, 0)
+	r := compile(t, c, "pay", exact)
+	stopped := c.run
+	if err := stopped.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() {
+		_, err := c.once(t.Context(), request{Data: []byte(`"` + strings.Repeat("x", 1<<20) + `"`)}, time.Minute)
+		ended <- err
+	}()
+	select {
+	case err := <-ended:
+		if err == nil {
+			t.Error("an answer by a process that is stopped")
+		}
+	case <-time.After(5 * writeDeadline):
+		stopped.end()
+		t.Fatal("the message goes out for ever")
+	}
+	select {
+	case <-stopped.gone:
+	case <-time.After(5 * time.Second):
+		t.Fatal("the stopped process is still there")
+	}
+	if deny, _, err := r.JudgeAct(t.Context(), act(true), nil); err != nil || len(deny) != 1 {
+		t.Errorf("after it was stopped: %v, %v", deny, err)
 	}
 }
 
