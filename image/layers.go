@@ -9,6 +9,7 @@ import (
 	"hash"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -27,6 +28,13 @@ import (
 // downloads is how many layers of one pull are fetched at once.
 const downloads = 3
 
+// A layer of more than bombSize bytes must not unpack to more than bombRatio times what was downloaded:
+// programs and data do not, archives made to fill disks do (gzip reaches 1,000, zstd more).
+const (
+	bombSize  = 1 << 30
+	bombRatio = 200
+)
+
 // transfer brings the layers of one pull into storage. It is owned by one Pull.
 type transfer struct {
 	store     *Store
@@ -35,6 +43,7 @@ type transfer struct {
 	chains    []ref.Digest
 	files     []chan string // by layer: the temporary file of a verified blob, or "" for one already held
 	made      []string      // layers put into storage by this transfer, lowest first
+	room      int64         // bytes that the layers may still unpack to; owned by the goroutine that unpacks
 }
 
 // run copies what is missing and returns the layers, lowest first. Blobs are downloaded in parallel,
@@ -42,7 +51,7 @@ type transfer struct {
 // hashed to the manifest's digest and the uncompressed ones to the config's diff ID.
 func (t *transfer) run(ctx context.Context) ([]layer, error) {
 	m, c := t.source.manifest, t.source.config
-	t.chains = chainIDs(c.diffIDs)
+	t.chains, t.room = chainIDs(c.diffIDs), t.store.unpacked
 	t.files = make([]chan string, len(m.Layers))
 	for i := range t.files {
 		t.files[i] = make(chan string, 1)
@@ -168,6 +177,7 @@ func (t *transfer) unpack(i int, file string, l *layer) error {
 	}
 	stored, err := t.store.storage.Layer(id)
 	if file == "" {
+		t.room -= l.Size
 		return err
 	}
 	src, err2 := os.Open(file)
@@ -180,7 +190,8 @@ func (t *transfer) unpack(i int, file string, l *layer) error {
 		return fmt.Errorf("%w: %w", ErrInvalid, err2)
 	}
 	defer plain.Close()
-	v := &verifier{src: plain, hash: sha256.New(), want: l.DiffID}
+	v := &verifier{src: plain, hash: sha256.New(), want: l.DiffID, most: t.most(t.source.manifest.Layers[i].Size)}
+	defer func() { t.room -= v.size }()
 	if err == nil { // the chain is in storage already; the blob was downloaded to prove access
 		if _, err := io.Copy(io.Discard, v); err != nil {
 			return err
@@ -220,6 +231,11 @@ func (t *transfer) unpack(i int, file string, l *layer) error {
 	return err
 }
 
+// most is what a layer of so many compressed bytes may unpack to.
+func (t *transfer) most(compressed int64) int64 {
+	return min(t.room, max(bombSize, min(compressed, math.MaxInt64/bombRatio)*bombRatio))
+}
+
 // verifier passes an uncompressed archive through and fails instead of ending if it does not hash to
 // the diff ID, so that storage never commits it.
 type verifier struct {
@@ -227,6 +243,7 @@ type verifier struct {
 	hash hash.Hash
 	want ref.Digest
 	size int64
+	most int64 // bytes; what goes beyond fails
 	done bool  // read to the end and right
 	err  error // what was wrong
 }
@@ -243,7 +260,10 @@ func (v *verifier) Read(p []byte) (int, error) {
 		v.err = fmt.Errorf("%w: layer is compressed twice", ErrInvalid)
 		return 0, v.err
 	}
-	v.size += int64(n)
+	if v.size += int64(n); v.size > v.most {
+		v.err = fmt.Errorf("%w: layer unpacks to more than %d bytes: past image.max_unpacked for the whole image, or %d times its download; see docs/images.md", ErrInvalid, max(v.most, 0), bombRatio)
+		return 0, v.err
+	}
 	v.hash.Write(p[:n])
 	if err == io.EOF {
 		if got := hex.EncodeToString(v.hash.Sum(nil)); got != v.want.Hex() {

@@ -10,6 +10,7 @@
 package image
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -58,6 +59,8 @@ type Options struct {
 	RefreshEvery time.Duration // how often registries are asked for newer evidence; 0: never
 	Log          *slog.Logger  // nil: nothing is said
 
+	MaxUnpacked int64 // bytes that the layers of one image may unpack to; 0 means 32 GiB
+
 	ResolveTimeout time.Duration // for manifest, config and evidence together; 0 means 60 s
 	MirrorTimeout  time.Duration // of that for one mirror; 0: as long as there is
 	StallTimeout   time.Duration // how long a download may bring nothing; 0 means 60 s
@@ -72,6 +75,7 @@ type Store struct {
 	platform   *types.SystemContext // constant
 	pinned     map[string]bool      // constant
 	timeout    time.Duration        // constant
+	unpacked   int64                // constant; Options.MaxUnpacked
 	local      map[string]string    // constant; Options.Local
 	key        []byte               // constant; MAC of records
 	log        *slog.Logger         // constant
@@ -105,7 +109,7 @@ func Open(o Options) (*Store, error) {
 	if o.Gate == nil {
 		return nil, errors.New("open image store: no gate")
 	}
-	s := &Store{gate: o.Gate, root: o.Root, timeout: o.ResolveTimeout, local: o.Local, index: newIndex(),
+	s := &Store{gate: o.Gate, root: o.Root, timeout: o.ResolveTimeout, unpacked: cmp.Or(o.MaxUnpacked, 32<<30), local: o.Local, index: newIndex(),
 		evidence: newEvidenceCache(), users: newUserFileCache(), pinned: map[string]bool{},
 		log: o.Log, scrubPace: pace(o.ScrubRate), scrubEvery: o.ScrubEvery, refreshEvery: o.RefreshEvery}
 	if s.log == nil {

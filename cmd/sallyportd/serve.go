@@ -154,7 +154,7 @@ func (d *daemon) openStores() (err error) {
 	d.images, err = image.Open(image.Options{Root: d.c.ImageRoot(), RunRoot: d.c.ImageRun(), Gate: d.gate, Local: map[string]string{policy.ProbeRepository: probes},
 		RegistriesConf:    d.c.Image.RegistriesConf,
 		RegistriesConfDir: d.c.Image.RegistriesDir, CertsDir: d.c.Image.CertsDir, AuthFile: d.c.Image.AuthFile, NamespaceAuthDir: d.c.Image.NamespaceAuth, Pinned: d.c.Image.Pinned,
-		MirrorTimeout: d.c.Image.MirrorTimeout, StallTimeout: d.c.Image.PullProgress,
+		MaxUnpacked: d.c.Image.MaxUnpacked, MirrorTimeout: d.c.Image.MirrorTimeout, StallTimeout: d.c.Image.PullProgress,
 		ScrubRate: d.c.Image.ScrubRate, ScrubEvery: d.c.Image.ScrubEvery, RefreshEvery: d.c.Image.RefreshEvery, Log: d.log})
 	if err != nil {
 		return err

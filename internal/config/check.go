@@ -122,6 +122,12 @@ var checks = []check{
 	{"image.namespace_auth_dir", func(c Config) (string, string) { return absoluteOrEmpty(c.Image.NamespaceAuth) }},
 	{"image.mirror_timeout", func(c Config) (string, string) { return positive(c.Image.MirrorTimeout, "15s") }},
 	{"image.pull_progress_timeout", func(c Config) (string, string) { return positive(c.Image.PullProgress, "1m") }},
+	{"image.max_unpacked", func(c Config) (string, string) {
+		if c.Image.MaxUnpacked < 1<<20 {
+			return fmt.Sprint(c.Image.MaxUnpacked), "at least 1048576 bytes, for example 34359738368"
+		}
+		return "", ""
+	}},
 	{"nri.plugins", plugins},
 	{"nri.required", func(c Config) (string, string) {
 		if len(c.NRI.Required) > 0 && len(c.NRI.Plugins) == 0 {

@@ -118,6 +118,7 @@ type Image struct {
 	NamespaceAuth  string        `toml:"namespace_auth_dir" doc:"Directory of <namespace>.json, each a containers-auth.json(5) for pulls of that namespace that bring no credentials; asked before auth_file. What is pulled with one is private to the namespace, as with a pull secret. It need not exist."`
 	MirrorTimeout  time.Duration `toml:"mirror_timeout" doc:"For one mirror to connect and give the manifest, before the next is asked."`
 	PullProgress   time.Duration `toml:"pull_progress_timeout" doc:"How long the download of a layer may bring nothing before it is taken up again or given up."`
+	MaxUnpacked    int64         `toml:"max_unpacked" doc:"Bytes that the layers of one image may unpack to together. A layer of more than 1 GiB must not be more than 200 times its download either."`
 	ScrubRate      int64         `toml:"scrub_rate" doc:"Bytes a second of stored layers that are hashed in the background, to find what changed on disk. 0: none; a layer is then hashed at its first use after a boot alone."`
 	ScrubEvery     time.Duration `toml:"scrub_every" doc:"From the end of one such pass over all layers to the next."`
 	RefreshEvery   time.Duration `toml:"refresh_evidence_every" doc:"How often a registry is asked, with the node's credentials or none, for newer signatures and attestations of a stored image. They are added, and none is ever removed. 0: never."`
@@ -195,7 +196,7 @@ func Default() Config {
 		Network: Network{ConfDir: "/etc/cni/net.d", BinDirs: []string{"/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni"}},
 		Streams: Streams{Address: "127.0.0.1:0", Idle: 4 * time.Hour, Most: 1000, MostOf: 100},
 		Image: Image{RegistriesConf: "/etc/containers/registries.conf", RegistriesDir: "/etc/containers/registries.conf.d", CertsDir: "/etc/containers/certs.d", AuthFile: "/etc/sallyport/auth.json", NamespaceAuth: "/etc/sallyport/auth",
-			MirrorTimeout: 15 * time.Second, PullProgress: time.Minute, ScrubRate: 8 << 20, ScrubEvery: 24 * time.Hour,
+			MirrorTimeout: 15 * time.Second, PullProgress: time.Minute, MaxUnpacked: 32 << 30, ScrubRate: 8 << 20, ScrubEvery: 24 * time.Hour,
 			RefreshEvery: 6 * time.Hour, Pinned: []string{}},
 		NRI: NRI{Plugins: []string{}, Required: []string{}, Permit: []string{}, Socket: "/var/run/nri/nri.sock", PluginDir: "/opt/nri/plugins",
 			ConfDir: "/etc/nri/conf.d", Register: 5 * time.Second, Answer: 2 * time.Second},

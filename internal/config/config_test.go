@@ -202,6 +202,7 @@ func TestCheck(t *testing.T) {
 		{"image.namespace_auth_dir", func(c *Config) { c.Image.NamespaceAuth = "x" }},
 		{"image.mirror_timeout", func(c *Config) { c.Image.MirrorTimeout = 0 }},
 		{"image.pull_progress_timeout", func(c *Config) { c.Image.PullProgress = 0 }},
+		{"image.max_unpacked", func(c *Config) { c.Image.MaxUnpacked = 0 }},
 		{"limits.creates", func(c *Config) { c.Limits.Creates = -1 }},
 		{"limits.pids", func(c *Config) { c.Limits.Pids = -1 }},
 		{"limits.log_size", func(c *Config) { c.Limits.LogSize = 1 }},
