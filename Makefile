@@ -22,7 +22,7 @@ deps: ## install Debian packages and build runc, CNI plugins and the test regist
 	@test/deps.sh
 
 test: deps build lint ## all tests; as root none may be skipped for want of root or a component
-	SALLYPORT_REQUIRE_ROOT=$$([ $$(id -u) = 0 ] && echo 1) go test -timeout 20m $(PKG)
+	SALLYPORT_REQUIRE_ROOT=$$([ $$(id -u) = 0 ] && echo 1) go test -count=1 -timeout 20m $(PKG)
 
 e2e-sigstore: deps ## sign with a real sigstore and cosign, judge without a network (the first time: minutes of building)
 	@test/deps.sh sigstore
