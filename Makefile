@@ -8,7 +8,6 @@ LDFLAGS  := -s -w
 TIME     ?= 10s
 KILLS    ?= 500
 PKG      ?= ./...
-
 .PHONY: help build deps test test-vm e2e-sigstore record-sigstore demo bench fuzz kills mutants generate lint clean
 
 help: ## list the targets
@@ -55,8 +54,7 @@ kills: deps ## kill the daemon KILLS times (default 500) at random moments under
 mutants: deps ## take out each guard of security/guards.txt; each must turn a test red (KNOWN=folder: skip what it remembers)
 	@SALLYPORT_REQUIRE_ROOT=1 go run ./test/mutants -known "$(KNOWN)"
 
-generate: ## write the generated docs and files anew
-	go generate ./...
+generate: ; go generate ./... ## write the generated docs and files anew
 
 clean: ## remove what was built
 	rm -rf bin .deps
