@@ -263,9 +263,6 @@ func TestMonitorKilled(t *testing.T) {
 
 // A monitor that was stopped does not keep a container from being stopped.
 func TestMonitorStopped(t *testing.T) {
-	if testing.Short() {
-		t.Skip("waits for the monitor")
-	}
 	n := newNode(t)
 	c := n.run(n.pod(podConfig("a")), script("app", "sleep 1000"))
 	must(t, syscall.Kill(c.procs.Monitor.Pid, syscall.SIGSTOP))
