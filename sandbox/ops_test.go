@@ -339,6 +339,26 @@ func TestReopenLog(t *testing.T) {
 	}
 }
 
+// A container that floods its log fills no disk: the log is begun anew at its limit. Its twin without a
+// limit keeps all that was written.
+func TestLogFlood(t *testing.T) {
+	const limit, flood = 1 << 20, 8 << 20
+	for _, most := range []int64{limit, 0} {
+		n := newNode(t, func(o *Options) { o.LogMax = most })
+		cfg := podConfig("a")
+		cfg.LogDirectory = t.TempDir()
+		c := script("app", fmt.Sprintf("yes 0123456789012345678901234567890123456789 | head -c %d", flood))
+		c.LogPath = "app/0.log"
+		ctr := n.run(n.pod(cfg), c)
+		waitExit(t, ctr)
+		st, err := os.Stat(ctr.LogPath())
+		must(t, err)
+		if most > 0 && st.Size() > 2*limit || most == 0 && st.Size() < flood {
+			t.Errorf("limit %d: the log has %d bytes after %d were written", most, st.Size(), flood)
+		}
+	}
+}
+
 // Two hundred calls for one name make one container.
 func TestOneContainer(t *testing.T) {
 	n := newNode(t)
